@@ -1,0 +1,171 @@
+"""The frozen records that flow between the stages: Facts -> Plan -> Job -> Events -> Outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import Problem, RunError
+from pipeline.settings import Settings
+
+Platform = Literal["cuda", "rocm", "xpu", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this interpreter's torch can drive, asked in a child process."""
+
+    platform: Platform
+    device_names: tuple[str, ...]
+    """One name a device; for a CPU its model name."""
+    memory_bytes: int
+    """Free memory of the smallest device; on a CPU the available memory of the machine."""
+    cpu_cores: int
+    """Cores that this process may use."""
+    bf16: bool
+    """The device multiplies bfloat16 in hardware."""
+    torch_version: str
+    """Empty when torch can't be imported."""
+
+    @property
+    def torch_device(self) -> str:
+        """ROCm's torch calls its devices cuda."""
+        return "cuda" if self.platform == "rocm" else self.platform
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the base model's files say of themselves."""
+
+    path: Path
+    layout: Literal["diffusers", "single_file"]
+    family: str
+    prediction: Literal["epsilon", "v_prediction"]
+    parameters: int
+    """Of the denoiser."""
+    bytes: int
+    """On disk, all parts."""
+    digest: str
+    """SHA-256 of the safetensors headers and sizes, not of the weights: cheap, and changes with any retraining."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture with its caption."""
+
+    path: Path
+    caption: str
+    width_px: int
+    height_px: int
+    digest: str
+    """SHA-256 of the file's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The pictures to train on and those held out."""
+
+    name: str
+    dir: Path
+    train: tuple[Picture, ...]
+    heldout: tuple[Picture, ...]
+    digest: str
+    """SHA-256 over all pictures and captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is here. A part that could not be made out is None and has a problem that says why."""
+
+    machine: Machine
+    checkpoint: Checkpoint | None
+    dataset: Dataset | None
+    disk_free_bytes: int
+    """Where the run directory is."""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A choice that was made for the user."""
+
+    key: str
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings and facts, proven runnable: every automatic choice made, its reason kept."""
+
+    settings: Settings
+    machine: Machine
+    checkpoint: Checkpoint
+    dataset: Dataset
+    precision: Literal["fp32", "bf16", "fp16"]
+    num_processes: int
+    steps: int
+    """Optimizer updates."""
+    warmup_steps: int
+    sample_prompts: tuple[str, ...]
+    fingerprint: str
+    """SHA-256 of all that decides the weights: equal fingerprints may continue each other's checkpoints."""
+    choices: tuple[Choice, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command to run, and the files that it reads; rendered into the run directory."""
+
+    run_dir: Path
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    """Variables to add to the runner's own."""
+    files: tuple[Path, ...]
+    resume_step: int = 0
+    """The checkpoint's step that this run goes on from; 0 at the start."""
+
+
+Kind = Literal["run", "stage", "choice", "step", "metric", "sample", "checkpoint", "weights", "warning", "phase", "failure", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal. What `data` holds for each kind is said in `pipeline.journal`."""
+
+    kind: Kind
+    time: float
+    """Seconds since the epoch."""
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+Status = Literal["finished", "failed", "killed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the run ended; `outcome.json` in the run directory. None where a figure does not apply."""
+
+    status: Status
+    cause: str | None
+    weights: str | None
+    steps: int
+    seconds: float
+    loss_first: float | None
+    loss_last: float | None
+    heldout_before: float | None
+    heldout_after: float | None
+    peak_memory_bytes: int | None
+    mlflow_run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The outcome, and what the user is told when it is not the finished weights."""
+
+    outcome: Outcome
+    error: RunError | None

@@ -1,0 +1,345 @@
+"""What was asked for: plain dataclasses, one a config group, filled from the composed YAML.
+
+No field has a default here: defaults live in `conf/` only. Hydra and OmegaConf are imported inside the functions that
+need them, so that the trainer process, which reads a rendered job, never loads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from pipeline.errors import InvalidSettings, Problem
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""The checkout: where conf/, demo/ and the local tracking store are."""
+
+# OmegaConf reads the annotations at run time and knows Optional[X], not X | None.
+# ruff: noqa: UP045
+
+
+class Until(Enum):
+    """The stage after which to stop."""
+
+    detect = "detect"
+    validate = "validate"
+    render = "render"
+    log = "log"
+
+
+class Resume(Enum):
+    """Whether to go on from the checkpoint of an unfinished run of the same fingerprint."""
+
+    auto = "auto"
+    never = "never"
+
+
+class Prediction(Enum):
+    """What the denoiser predicts; auto reads it from the checkpoint."""
+
+    auto = "auto"
+    epsilon = "epsilon"
+    v_prediction = "v_prediction"
+
+
+class Algorithm(Enum):
+    """The algorithms of LyCORIS; lora is plain LoRA on linear layers."""
+
+    lora = "lora"
+    locon = "locon"
+    loha = "loha"
+    lokr = "lokr"
+    dora = "dora"
+    dylora = "dylora"
+    glora = "glora"
+    diag_oft = "diag_oft"
+    boft = "boft"
+    full = "full"
+    ia3 = "ia3"
+    tlora = "tlora"
+
+
+class Scheduler(Enum):
+    """How the learning rate moves after the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    cosine_restarts = "cosine_restarts"
+    polynomial = "polynomial"
+
+
+class Precision(Enum):
+    """The type of the forward and backward pass; weights that are trained stay float32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class SaveDtype(Enum):
+    """The type of the saved weights."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class PlatformName(Enum):
+    """auto takes the first that is there: cuda, rocm, xpu, cpu."""
+
+    auto = "auto"
+    cuda = "cuda"
+    rocm = "rocm"
+    xpu = "xpu"
+    cpu = "cpu"
+
+
+@dataclass
+class Model:
+    name: str
+    family: str
+    """The architecture that the base model must have, checked against its files."""
+    kin: str
+    """The family whose profile figures are taken where a profile has no row for this model."""
+    path: str
+    """A diffusers folder or a safetensors file."""
+    tokenizer: Optional[str]
+    """A folder with the tokenizer, for a single file that stands alone; null: found beside the model."""
+    prediction: Prediction
+    clip_skip: int
+    """How many of the text encoder's last layers are left out; 0 for none."""
+    resolution_step_px: int
+    """Sides of training pictures are multiples of this."""
+    figures: dict[str, Any]
+    """This model's own figures: they stand before those of its kin."""
+
+
+@dataclass
+class Profile:
+    name: str
+    purpose: str
+    figures: dict[str, Any]
+    """mode -> family -> figure -> value; a key of the config takes its value by `${figure:name}`."""
+
+
+@dataclass
+class Data:
+    name: str
+    dir: str
+    """Folder of the training pictures, captions beside them."""
+    heldout_dir: Optional[str]
+    """Folder of pictures that are never trained on; null: `heldout_fraction` of `dir`."""
+    heldout_fraction: float
+    """Share of `dir` that is held out when there is no `heldout_dir`, chosen by content; 0 for none."""
+    caption_extension: str
+    prompts: Optional[list[str]]
+    """Sample prompts that suit this dataset; null: captions of held-out pictures."""
+
+
+@dataclass
+class LoraMode:
+    name: str
+    text_encoder_lr: float
+    """0: the text encoder is not trained."""
+
+
+@dataclass
+class FinetuneMode:
+    name: str
+    text_encoder_lr: float
+    """0: the text encoder is not trained."""
+    save_dtype: SaveDtype
+
+
+@dataclass
+class Network:
+    algo: Algorithm
+    rank: int
+    alpha: float
+    conv_rank: int
+    """Rank of the 3x3 convolutions; 0: they get no adapter."""
+    conv_alpha: float
+    dropout: float
+    save_dtype: SaveDtype
+    args: dict[str, Any]
+    """The algorithm's own settings, as LyCORIS names them (factor, block_size, use_tucker, ...)."""
+
+
+@dataclass
+class Optimizer:
+    name: str
+    target: str
+    """Import path of the class."""
+    lr: float
+    args: dict[str, Any]
+
+
+@dataclass
+class Train:
+    max_steps: Optional[int]
+    """Optimizer updates; null: from `samples_per_image`."""
+    samples_per_image: int
+    """How often each picture is seen, before floor and cap."""
+    samples_floor: int
+    samples_cap: int
+    min_steps: int
+    batch_size: int
+    accumulation_steps: int
+    max_grad_norm: float
+    """0: no clipping."""
+    resolution_px: int
+    """Side of the square whose area the training pictures have."""
+    scheduler: Scheduler
+    scheduler_cycles: int
+    """Restarts of cosine_restarts."""
+    warmup_fraction: float
+    min_snr_gamma: Optional[float]
+    noise_offset: float
+    caption_dropout: float
+    """Share of the samples that are trained without their caption."""
+    shuffle_tags: bool
+    """Shuffle the comma-separated parts of a caption."""
+    keep_tags: int
+    """How many parts at the front stay in place when the rest is shuffled."""
+    gradient_checkpointing: bool
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    heldout_every_steps: int
+    """0: only before and after."""
+
+
+@dataclass
+class Sample:
+    prompts: Optional[list[str]]
+    """null: the dataset's own."""
+    negative_prompt: str
+    every_steps: int
+    """0: only before and after."""
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+
+@dataclass
+class Hardware:
+    name: PlatformName
+    precision: Precision
+    num_processes: int
+    probe_seconds: float
+    """Time limit for asking torch what it can drive."""
+
+
+@dataclass
+class Backend:
+    name: str
+    weights_name: str
+    """File name of the adapter, or name of the checkpoint's folder."""
+
+
+@dataclass
+class Tracking:
+    name: str
+    enabled: bool
+    uri: Optional[str]
+    """null: an SQLite store in `store_dir`."""
+    store_dir: str
+    experiment: str
+    system_metrics: bool
+
+
+@dataclass
+class Settings:
+    seed: int
+    until: Until
+    resume: Resume
+    model: Model
+    profile: Profile
+    data: Data
+    mode: Any
+    network: Optional[Network]
+    optimizer: Optimizer
+    train: Train
+    sample: Sample
+    hardware: Hardware
+    backend: Backend
+    tracking: Tracking
+
+    def flat(self) -> dict[str, object]:
+        """Every setting under its dotted name; the figures that values are taken from are left out."""
+        return dict(_flatten("", plain(self)))
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """Nested dicts of numbers, strings, lists and None; the tables of figures are left out."""
+    nested: dict[str, Any] = _values(asdict(settings))
+    del nested["profile"]["figures"], nested["model"]["figures"]
+    return nested
+
+
+def _values(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _values(item) for key, item in value.items()}
+    return [_values(item) for item in value] if isinstance(value, list) else value
+
+
+def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        return [pair for key, item in value.items() for pair in _flatten(f"{prefix}{key}.", item)]
+    return [(prefix[:-1], value)]
+
+
+# ------------------------------------------------------------------------------------------- the border with Hydra
+
+
+def register() -> None:
+    """Gives Hydra the schema and the resolvers that `conf/` uses; to be called before `@hydra.main` composes."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store(name="settings", node=Settings)
+    store.store(group="schema", name="lora", node=LoraMode)
+    store.store(group="schema", name="finetune", node=FinetuneMode)
+    OmegaConf.register_new_resolver("figure", _figure, replace=True)
+    OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
+
+
+def from_config(config: DictConfig) -> Settings:
+    """The typed settings. Raises InvalidSettings for values that are missing or out of the figures' reach."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise InvalidSettings(tuple(Problem(k, "???", "has no value, and the run needs one", f"{k}=...") for k in missing))
+    try:
+        settings = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise InvalidSettings((Problem(key, "?", str(error).splitlines()[0], f"{key}=..."),)) from error
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def _figure(name: str, *, _root_: DictConfig) -> Any:
+    """The value of a figure, from the first of: the profile's row for this model, the model's own figures, the
+    profile's row for its kin."""
+    from omegaconf.errors import InterpolationResolutionError
+
+    model, profile, mode = _root_.model, _root_.profile, _root_.mode.name
+    rows = profile.figures.get(mode) or {}
+    for row in (rows.get(model.name), (model.figures or {}).get(mode), rows.get(model.kin)):
+        if row is not None and name in row:
+            return row[name]
+    raise InterpolationResolutionError(
+        f"profile {profile.name!r} has no figure {name!r} for model {model.name!r} in mode {mode!r}"
+    )
