@@ -48,7 +48,9 @@ class Checkpoint:
     bytes: int
     """On disk, all parts."""
     digest: str
-    """SHA-256 of the safetensors headers and sizes, not of the weights: cheap, and changes with any retraining."""
+    """SHA-256 of the safetensors headers and of a sample of the weights: cheap, and changes with any retraining."""
+    text_layers: int = 12
+    """Layers of the text encoder: 12 in Stable Diffusion 1, fewer in the demo model."""
 
 
 @dataclass(frozen=True, slots=True)

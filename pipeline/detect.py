@@ -1,0 +1,49 @@
+"""Stage one: what is here. Looks at the machine, the base model, the pictures and the disk; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.checkpoint.recognise import recognise
+from pipeline.dataset.scan import scan
+from pipeline.errors import Problem, UnreadableFile
+from pipeline.machine.probe import probe_machine
+from pipeline.records import Checkpoint, Facts
+from pipeline.settings import Model, Settings
+
+
+def detect(settings: Settings, run_dir: Path) -> Facts:
+    """All that can be found out without training. A user's mistake becomes a problem in the facts, never an error, so
+    that `validate` can tell all of them at once."""
+    machine, machine_problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
+    checkpoint, checkpoint_problems = _look_at_model(settings.model)
+    dataset, dataset_problems = scan(settings.data, threads=machine.cpu_cores)
+    disk_free_bytes, disk_problems = _look_at_disk(run_dir)
+    return Facts(
+        machine=machine,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        disk_free_bytes=disk_free_bytes,
+        problems=(*machine_problems, *checkpoint_problems, *dataset_problems, *disk_problems),
+    )
+
+
+def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]]:
+    try:
+        return recognise(Path(model.path)), ()
+    except UnreadableFile as error:
+        fix = "model.path=PATH, a diffusers folder or a safetensors file"
+        return None, (Problem("model.path", model.path, str(error), fix),)
+
+
+def _look_at_disk(run_dir: Path) -> tuple[int, tuple[Problem, ...]]:
+    """Free bytes where the run directory is or will be."""
+    run_dir = run_dir.absolute()
+    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"nothing can be written to {nearest}" if nearest.is_dir() else f"{nearest} is not a folder"
+        problem = Problem("hydra.run.dir", str(run_dir), reason, "hydra.run.dir=FOLDER, one that you may write to")
+        return 0, (problem,)
+    return shutil.disk_usage(nearest).free, ()

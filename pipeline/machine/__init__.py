@@ -1,0 +1,1 @@
+"""What this machine is: the devices that torch can drive, cores, memory."""

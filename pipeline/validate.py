@@ -1,0 +1,312 @@
+"""Stage two: settings and facts become a plan that can run, or everything that keeps them from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.checks.limits import out_of_range
+from pipeline.checks.networks import network_problems
+from pipeline.dataset.prompts import choose_prompts
+from pipeline.errors import InvalidSettings, Problem
+from pipeline.machine.precision import choose_precision, precision_problems
+from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
+from pipeline.settings import PROJECT, Algorithm, PlatformName, Prediction, Settings
+
+Check = Callable[[Settings, Facts], Iterator[Problem]]
+
+GIB = 2**30
+
+
+def validate(settings: Settings, facts: Facts) -> Plan:
+    """The plan, with every automatic choice made. Raises InvalidSettings with all problems at once."""
+    problems = [*facts.problems, *(problem for check in CHECKS for problem in check(settings, facts))]
+    if problems:
+        raise InvalidSettings(tuple(problems))
+    checkpoint, dataset = facts.checkpoint, facts.dataset
+    assert checkpoint is not None and dataset is not None, "a part that is missing has a problem that says why"
+    return _plan(settings, facts, checkpoint, dataset)
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+def _numbers_in_range(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from out_of_range(settings)
+
+
+def _mode_has_its_network(settings: Settings, _: Facts) -> Iterator[Problem]:
+    if settings.mode.name == "lora" and settings.network is None:
+        yield Problem("network", "null", "mode=lora trains an adapter and needs to know which", "network=auto")
+    if settings.mode.name == "finetune" and settings.network is not None:
+        yield Problem("network", settings.network.algo.value, "mode=finetune trains no adapter", "mode=lora")
+
+
+def _network_fits_algorithm(settings: Settings, _: Facts) -> Iterator[Problem]:
+    if settings.network is not None:
+        yield from network_problems(settings.network)
+
+
+def _optimizer_is_installed(settings: Settings, _: Facts) -> Iterator[Problem]:
+    """Looks for the package without importing it: torch would take seconds."""
+    target = settings.optimizer.target
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
+        reason = "is not the import path of a class, such as torch.optim.AdamW"
+        yield Problem("optimizer.target", target, reason, "optimizer=adamw")
+        return
+    package = target.partition(".")[0]
+    if find_spec(package) is None:
+        fix = f"pip install {package.replace('_', '-')}, or optimizer=adamw"
+        yield Problem("optimizer.target", target, f"package {package} is not installed", fix)
+
+
+def _arguments_have_values(settings: Settings, _: Facts) -> Iterator[Problem]:
+    """A job file has no null, and to most constructors it means nothing."""
+    for key, value in settings.flat().items():
+        if key.startswith("optimizer.args.") and value is None:
+            yield Problem(key, "null", "is no value that can be passed on", f"~{key}")
+
+
+def _sides_fit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
+    side, step = settings.train.resolution_px, settings.model.resolution_step_px
+    if step < 8 or side < 32:  # told by the ranges
+        return
+    if step % 8:
+        reason = "must be a multiple of 8: a latent stands for 8 pixels"
+        yield Problem("model.resolution_step_px", step, reason, f"model.resolution_step_px={step // 8 * 8}")
+    elif side % step:
+        reason = f"must be a multiple of model.resolution_step_px={step}"
+        yield Problem(
+            "train.resolution_px", side, reason, f"train.resolution_px={max(step, round(side / step) * step)}"
+        )
+
+
+def _floor_is_below_cap(settings: Settings, _: Facts) -> Iterator[Problem]:
+    floor, cap = settings.train.samples_floor, settings.train.samples_cap
+    if settings.train.max_steps is None and floor > cap:
+        reason = f"is more than train.samples_cap={cap}"
+        yield Problem("train.samples_floor", floor, reason, f"train.samples_floor={cap}")
+
+
+def _family_is_the_models(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    model, checkpoint = settings.model, facts.checkpoint
+    if checkpoint is None or checkpoint.family == model.family:
+        return
+    reason = f"is a model of family {checkpoint.family}, and model={model.name} is for family {model.family}"
+    if (PROJECT / "conf" / "model" / f"{checkpoint.family}.yaml").is_file():
+        fix = f"model={checkpoint.family} model.path={model.path}"
+    else:
+        reason += f"; {checkpoint.family} is not supported yet"
+        fix = f"model.path=PATH of a model of family {model.family}"
+    yield Problem("model.path", model.path, reason, fix)
+
+
+def _clip_skip_leaves_layers(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    skipped = settings.model.clip_skip
+    if facts.checkpoint is not None and 0 < facts.checkpoint.text_layers <= skipped <= 11:
+        layers = facts.checkpoint.text_layers
+        reason = f"the text encoder has {layers} layers, and at least one must be left"
+        yield Problem("model.clip_skip", skipped, reason, f"model.clip_skip={layers - 1}, or model.clip_skip=0")
+
+
+def _tokenizer_is_there(settings: Settings, _: Facts) -> Iterator[Problem]:
+    named = settings.model.tokenizer
+    if named is not None and not any((Path(named) / file).is_file() for file in ("vocab.json", "tokenizer.json")):
+        reason = "is no folder with a tokenizer (vocab.json and merges.txt, or tokenizer.json)"
+        yield Problem("model.tokenizer", named, reason, "model.tokenizer=FOLDER, or model.tokenizer=null")
+
+
+def _weights_name_is_a_file_name(settings: Settings, _: Facts) -> Iterator[Problem]:
+    name = settings.backend.weights_name
+    if not re.fullmatch(r"[^\x00-\x1f/\\.][^\x00-\x1f/\\]{0,199}", name):
+        reason = "must be a file name of at most 200 characters, without folders and without a dot in front"
+        yield Problem("backend.weights_name", repr(name), reason, "backend.weights_name=my-style")
+
+
+def _machine_has_precision(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if _machine_is_known(facts):
+        yield from precision_problems(settings.hardware.precision, facts.machine)
+
+
+def _machine_has_devices(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    """accelerate would start the processes all the same, each alone, all writing the same files."""
+    wanted, machine = settings.hardware.num_processes, facts.machine
+    on_cpu = machine.platform == "cpu"
+    most = machine.cpu_cores if on_cpu else len(machine.device_names)
+    if _machine_is_known(facts) and most < wanted <= 1024:
+        reason = f"there are {most} {'CPU cores' if on_cpu else f'{machine.platform} devices'}"
+        yield Problem("hardware.num_processes", wanted, reason, f"hardware.num_processes={most}")
+
+
+def _machine_is_known(facts: Facts) -> bool:
+    """Else the facts show the CPU in place of what was asked for, and its limits would mislead."""
+    return not any(problem.key == "hardware" for problem in facts.problems)
+
+
+def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if facts.checkpoint is None or any(problem.key == "hydra.run.dir" for problem in facts.problems):
+        return
+    needed = _bytes_to_write(settings, facts.checkpoint)
+    if needed > facts.disk_free_bytes:
+        reason = (
+            f"{facts.disk_free_bytes / GIB:.1f} GiB are free there, and the weights and "
+            f"{settings.train.keep_checkpoints + 1} checkpoints take about {needed / GIB:.1f} GiB"
+        )
+        fix = "hydra.run.dir=FOLDER on a larger disk, or train.keep_checkpoints=1"
+        yield Problem("hydra.run.dir", "the run directory", reason, fix)
+
+
+def _bytes_to_write(settings: Settings, checkpoint: Checkpoint) -> int:
+    """Weights, and checkpoints of 12 bytes a trained parameter: the float32 weight and AdamW's two moments. A new
+    checkpoint is written before the oldest one is removed."""
+    trained = _trained_parameters(settings, checkpoint)
+    weights = checkpoint.bytes if settings.network is None else 4 * trained
+    return weights + 12 * trained * (settings.train.keep_checkpoints + 1)
+
+
+def _trained_parameters(settings: Settings, checkpoint: Checkpoint) -> int:
+    """About: what LoRA's two matrices take at Stable Diffusion 1.5's shapes, a share of the denoiser for each rank."""
+    network = settings.network
+    if network is None or network.algo is Algorithm.full:
+        return checkpoint.parameters
+    return int(checkpoint.parameters * min(1.0, network.rank * 0.0005 + network.conv_rank * 0.0007))
+
+
+CHECKS: tuple[Check, ...] = (
+    _numbers_in_range,
+    _mode_has_its_network,
+    _network_fits_algorithm,
+    _optimizer_is_installed,
+    _arguments_have_values,
+    _sides_fit_the_model,
+    _floor_is_below_cap,
+    _family_is_the_models,
+    _clip_skip_leaves_layers,
+    _tokenizer_is_there,
+    _weights_name_is_a_file_name,
+    _machine_has_precision,
+    _machine_has_devices,
+    _disk_suffices,
+)
+
+
+# -------------------------------------------------------------------------------------------------------------- plan
+
+
+def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
+    precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
+    steps, steps_choice = _steps(settings, len(dataset.train))
+    prompts, prompts_choice = choose_prompts(settings, dataset)
+    prediction = settings.model.prediction
+    choices = (
+        _platform_choice(settings, facts),
+        precision_choice,
+        Choice("model.prediction", checkpoint.prediction, "said by the model")
+        if prediction is Prediction.auto
+        else None,
+        _heldout_choice(settings, dataset),
+        steps_choice,
+        prompts_choice,
+    )
+    plan = Plan(
+        settings=settings,
+        machine=facts.machine,
+        checkpoint=checkpoint if prediction is Prediction.auto else replace(checkpoint, prediction=prediction.value),
+        dataset=dataset,
+        precision=precision,
+        num_processes=settings.hardware.num_processes,
+        steps=steps,
+        warmup_steps=round(settings.train.warmup_fraction * steps),
+        sample_prompts=prompts,
+        fingerprint="",
+        choices=tuple(choice for choice in choices if choice is not None),
+        warnings=tuple(_warnings(settings, checkpoint, dataset)),
+    )
+    return replace(plan, fingerprint=fingerprint(plan))
+
+
+def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:
+    if settings.hardware.name is not PlatformName.auto:
+        return None
+    machine = facts.machine
+    drives = "no card" if machine.platform == "cpu" else ", ".join(machine.device_names)
+    return Choice("hardware", machine.platform, f"torch {machine.torch_version} can drive {drives} here")
+
+
+def _heldout_choice(settings: Settings, dataset: Dataset) -> Choice | None:
+    if settings.data.heldout_dir is not None or not dataset.heldout:
+        return None
+    held, total = len(dataset.heldout), len(dataset.heldout) + len(dataset.train)
+    reason = f"{held} of {total} pictures are held out, chosen by their content"
+    return Choice("data.heldout_fraction", settings.data.heldout_fraction, reason)
+
+
+def _steps(settings: Settings, num_pictures: int) -> tuple[int, Choice | None]:
+    """Optimizer updates. The cap gives way to ten looks at every picture, so that a large dataset is not cut short."""
+    train = settings.train
+    if train.max_steps is not None:
+        return train.max_steps, None
+    asked = num_pictures * train.samples_per_image
+    cap = max(train.samples_cap, 10 * num_pictures)
+    samples = min(max(asked, train.samples_floor), cap)
+    batch = train.batch_size * train.accumulation_steps * settings.hardware.num_processes
+    enough = math.ceil(samples / batch)
+    steps = max(train.min_steps, enough)
+    reason = (
+        f"{num_pictures} pictures x {train.samples_per_image} = {asked} samples, within {train.samples_floor}..{cap}, "
+        f"/ batch {batch} = {enough} steps"
+    )
+    return steps, Choice("train.max_steps", steps, reason + (f", at least {steps}" if steps > enough else ""))
+
+
+def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> Iterator[str]:
+    """What may be meant, and is more often a mistake."""
+    train, said = settings.train, settings.model.prediction
+    if not dataset.heldout:
+        yield "no pictures are held out: nothing will show whether the model learns the style or the pictures by heart"
+    if train.batch_size > len(dataset.train):
+        yield f"train.batch_size={train.batch_size} is more than the {len(dataset.train)} pictures: batches repeat them"
+    caption, times = Counter(picture.caption for picture in dataset.train).most_common(1)[0]
+    if len(dataset.train) >= 5 and times > 0.8 * len(dataset.train):
+        yield f"{times} of {len(dataset.train)} pictures have one caption, {caption[:60]!r}: words will not steer it"
+    small = sum(p.width_px * p.height_px < train.resolution_px**2 for p in dataset.train)
+    if small:
+        yield f"{small} pictures have fewer pixels than train.resolution_px={train.resolution_px} squared: enlarged"
+    if said is not Prediction.auto and said.value != checkpoint.prediction:
+        yield f"model.prediction={said.value}, though the model itself says {checkpoint.prediction}"
+
+
+# ------------------------------------------------------------------------------------------------------- fingerprint
+
+NOT_IN_THE_WEIGHTS = (
+    *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "backend.weights_name"),
+    *("model.name", "model.kin", "model.path", "model.prediction", "train.checkpoint_every_steps"),
+    *("train.keep_checkpoints", "train.heldout_every_steps", "train.gradient_checkpointing"),
+    *("train.max_steps", "train.min_steps", "train.samples_", "train.warmup_fraction"),
+)
+"""Beginnings of settings that change no weight, or only by what `fingerprint` adds: model and pictures count by their
+content, steps by their number, the machine by what was chosen for it."""
+
+
+def fingerprint(plan: Plan) -> str:
+    """SHA-256 of all that decides the weights."""
+    settings = {key: value for key, value in plan.settings.flat().items() if not key.startswith(NOT_IN_THE_WEIGHTS)}
+    decided = {
+        "checkpoint": plan.checkpoint.digest,
+        "dataset": plan.dataset.digest,
+        "num_processes": plan.num_processes,
+        "platform": plan.machine.platform,
+        "precision": plan.precision,
+        "prediction": plan.checkpoint.prediction,
+        "steps": plan.steps,
+        "torch": plan.machine.torch_version,
+        "warmup_steps": plan.warmup_steps,
+    }
+    return hashlib.sha256(json.dumps([settings, decided], sort_keys=True, default=str).encode()).hexdigest()
