@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -29,13 +29,41 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from demo.world import BACKGROUNDS, COLOURS, COUNTS, PLACES, ROWS, SHAPES, SIDE_PX, Scene, all_scenes, draw, held_out
+from demo.world import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    PLACES,
+    ROWS,
+    SHAPES,
+    SIDE_PX,
+    SUPERSAMPLING,
+    Scene,
+    all_scenes,
+    draw,
+    held_out,
+    outlines,
+)
 
 MAX_TOKENS = 32
 TEXT_WIDTH = 128
 PICTURES_PER_SCENE = 16
-CHECKPOINT_STEPS = 200
-FILLER = "a the picture drawing photo painting of style with and very notebook crayon sketch ink paper".split()
+CHECKPOINT_STEPS = 100
+FILLER = (
+    "a",
+    "the",
+    "picture",
+    "drawing",
+    "photo",
+    "painting",
+    "of",
+    "style",
+    "with",
+    "very",
+    "notebook",
+    "crayon",
+    "ink",
+)
 ATTRIBUTES: dict[str, list[str]] = {
     "count": list(COUNTS),
     "size": ["small", "large"],
@@ -51,7 +79,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--export", type=Path, help="folder for the finished model")
     parser.add_argument("--text-steps", type=int, default=600)
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
+    parser.add_argument("--autoencoder-steps", type=int, default=1800)
     parser.add_argument("--denoiser-steps", type=int, default=10_000)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (a CPU with AMX)")
     options = parser.parse_args()
@@ -81,7 +109,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     for word in _words():
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
-            merge = next((m for m in merges if m in zip(pieces, pieces[1:], strict=False)), (pieces[0], pieces[1]))
+            merge = next((m for m in merges if m in pairwise(pieces)), (pieces[0], pieces[1]))
             if merge not in merges:
                 merges.append(merge)
             pieces = _apply(merge, pieces)
@@ -124,7 +152,7 @@ def train_text_encoder(tokenizer: CLIPTokenizer, work: Path, steps: int) -> CLIP
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3,
-            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=TEXT_WIDTH,
+            num_attention_heads=2, max_position_embeddings=MAX_TOKENS, projection_dim=TEXT_WIDTH,
             bos_token_id=int(tokenizer.bos_token_id), eos_token_id=eos, pad_token_id=eos,
         )
     )  # fmt: skip
@@ -132,7 +160,7 @@ def train_text_encoder(tokenizer: CLIPTokenizer, work: Path, steps: int) -> CLIP
     trained = nn.ModuleDict({"encoder": encoder, "heads": heads})
     scenes, rng = all_scenes(), Random(1)
 
-    def loss_at(step: int) -> Tensor:
+    def loss_at(_step: int) -> Tensor:
         batch = rng.choices(scenes, k=64)
         ids = tokenize(tokenizer, [_with_filler(scene.caption, rng) for scene in batch])
         hidden = encoder(ids).last_hidden_state
@@ -140,7 +168,9 @@ def train_text_encoder(tokenizer: CLIPTokenizer, work: Path, steps: int) -> CLIP
         loss = torch.zeros(())
         for name, values in ATTRIBUTES.items():
             target = torch.tensor([values.index(getattr(scene, name)) for scene in batch])
-            each = F.cross_entropy(heads[name](hidden).transpose(1, 2), target[:, None].expand(ids.shape), reduction="none")
+            each = F.cross_entropy(
+                heads[name](hidden).transpose(1, 2), target[:, None].expand(ids.shape), reduction="none"
+            )
             loss = loss + (each * behind).sum() / behind.sum()
         return loss
 
@@ -158,49 +188,51 @@ def _with_filler(caption: str, rng: Random) -> str:
 
 
 def train_autoencoder(work: Path, steps: int, autocast: Callable[[], AbstractContextManager[object]]) -> AutoencoderKL:
-    """Factor 8, four latent channels; half of its pictures are of the world, half are drawn at random, so that it can
-    also carry pictures that the world does not hold."""
+    """Factor 8, four latent channels; a third of its pictures are doodles in random colours, so that it can also carry
+    pictures that the world does not hold."""
     autoencoder = AutoencoderKL(
         block_out_channels=(32, 64, 64, 96), layers_per_block=1, latent_channels=4, norm_num_groups=16,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, sample_size=SIDE_PX,
     )  # fmt: skip
+    with torch.no_grad():  # start with little noise on the latents: with much of it nothing is learned for long
+        autoencoder.quant_conv.bias[4:] = -5
+        autoencoder.quant_conv.weight[4:] *= 0.1
     scenes, rng = all_scenes(), Random(2)
 
-    def loss_at(step: int) -> Tensor:
-        pictures = [draw(rng.choice(scenes), rng) if i % 2 else scribble(rng) for i in range(24)]
+    def loss_at(_step: int) -> Tensor:
+        pictures = [draw(rng.choice(scenes), rng) if i % 3 else doodle(rng.choice(scenes), rng) for i in range(18)]
         pixels = to_pixels(pictures)
         with autocast():
             latents = autoencoder.encode(pixels).latent_dist
             drawn = autoencoder.decode(latents.sample()).sample.float()
-        edges = sum((drawn.diff(dim=d) - pixels.diff(dim=d)).abs().mean() for d in (2, 3))
         kl = 0.5 * (latents.mean.float() ** 2 + latents.var.float() - 1 - latents.logvar.float()).mean()
-        return (drawn - pixels).abs().mean() + edges + 3e-4 * kl
+        return F.mse_loss(drawn, pixels) + 0.1 * F.l1_loss(drawn, pixels) + 2e-5 * kl
 
-    _train("autoencoder", autoencoder, loss_at, work, steps, peak_lr=1.5e-3, decay=0.4)
+    _train("autoencoder", autoencoder, loss_at, work, steps, peak_lr=2e-3, decay=0.4)
     return autoencoder.eval().requires_grad_(False)
 
 
-def scribble(rng: Random) -> Image.Image:
-    """A picture of random strokes, polygons and stripes in random colours."""
+def doodle(scene: Scene, rng: Random) -> Image.Image:
+    """The shapes of a scene in random colours, often outlined, often on stripes."""
 
     def colour() -> tuple[int, int, int]:
         return rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
 
-    side = SIDE_PX * 2
+    side = SIDE_PX * SUPERSAMPLING
     picture = Image.new("RGB", (side, side), colour())
     pen = ImageDraw.Draw(picture)
-    if rng.random() < 0.5:
-        angle, period = rng.uniform(0, math.pi), rng.uniform(6, 32)
-        dx, dy, ink, width = math.cos(angle), math.sin(angle), colour(), rng.randint(1, 6)
+    if rng.random() < 0.6:
+        angle = rng.choice((0.0, math.pi / 2, rng.uniform(0, math.pi)))
+        period, ink, width = rng.uniform(5, 20) * SUPERSAMPLING, colour(), rng.randint(3, 12)
         for i in range(-40, 40):
-            x, y = side / 2 - dy * period * i, side / 2 + dx * period * i
-            pen.line([x - dx * 200, y - dy * 200, x + dx * 200, y + dy * 200], fill=ink, width=width)
-    for _ in range(rng.randint(1, 6)):
-        points = [(rng.uniform(0, side), rng.uniform(0, side)) for _ in range(rng.randint(2, 5))]
-        if len(points) > 2 and rng.random() < 0.6:
-            pen.polygon(points, fill=colour(), outline=colour(), width=rng.randint(1, 8))
-        else:
-            pen.line(points, fill=colour(), width=rng.randint(1, 10), joint="curve")
+            x, y = side / 2 - math.sin(angle) * period * i, side / 2 + math.cos(angle) * period * i
+            dx, dy = math.cos(angle) * 2 * side, math.sin(angle) * 2 * side
+            pen.line([x - dx, y - dy, x + dx, y + dy], fill=ink, width=width)
+    fill, edge, width = colour(), colour(), rng.choice((0, 6, 12, 16))
+    for outline in outlines(scene, rng):
+        pen.polygon(outline, fill=fill)
+        if width:
+            pen.line([*outline, *outline[:2]], fill=edge, width=width, joint="curve")
     return picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
 
 
@@ -220,18 +252,24 @@ def train_denoiser(
     steps: int,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> UNet2DConditionModel:
-    """Epsilon prediction on cached latents; one caption in ten is empty. Returns the averaged weights."""
+    """Epsilon prediction on cached latents; of 20 captions three leave the background out and two are empty. Returns
+    the averaged weights."""
     scenes = [scene for scene in all_scenes() if not held_out(scene)]
     latents = encode_world(autoencoder, scenes, work / "latents.safetensors")
     mean, std = latents["mean"], latents["std"]
     scale = 1.0 / float((mean + std * torch.randn(std.shape, generator=torch.Generator().manual_seed(3))).std())
     autoencoder.register_to_config(scaling_factor=round(scale, 5))
     with torch.no_grad():
-        hidden = text_encoder(tokenize(tokenizer, [*(scene.caption for scene in scenes), ""])).last_hidden_state
+        hidden = torch.stack(
+            [
+                text_encoder(tokenize(tokenizer, captions)).last_hidden_state
+                for captions in ([s.caption for s in scenes], [s.subject for s in scenes], [""] * len(scenes))
+            ]
+        )
     denoiser = UNet2DConditionModel(
         sample_size=SIDE_PX // 8, block_out_channels=(128, 192), layers_per_block=1, cross_attention_dim=TEXT_WIDTH,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=4,
+        attention_head_dim=8,
     )  # fmt: skip
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
@@ -242,14 +280,14 @@ def train_denoiser(
         clean = mean[scene, variant] + std[scene, variant] * torch.randn(64, *mean.shape[2:], generator=rng)
         noise = torch.randn(clean.shape, generator=rng)
         timesteps = ((torch.arange(64) + torch.rand(64, generator=rng)) / 64 * 1000).long()
-        dropped = torch.rand(64, generator=rng) < 0.1
-        context = hidden[torch.where(dropped, len(scenes), scene)]
+        said = torch.multinomial(torch.tensor([0.75, 0.15, 0.1]), 64, replacement=True, generator=rng)
+        context = hidden[said, scene]
         noisy = schedule.add_noise(clean * scale, noise, timesteps)
         with autocast():
             predicted = denoiser(noisy, timesteps, context).sample
         return F.mse_loss(predicted.float(), noise)
 
-    average = _train("denoiser", denoiser, loss_at, work, steps, peak_lr=1e-3, decay=0.25, average_decay=0.999)
+    average = _train("denoiser", denoiser, loss_at, work, steps, peak_lr=7e-4, decay=0.25, average_decay=0.999)
     denoiser.load_state_dict(average)
     return denoiser.eval().requires_grad_(False)
 
@@ -295,7 +333,7 @@ def _train(
     losses: list[float] = []
     began = time.monotonic()
     for step in range(start, steps):
-        rate = peak_lr * min(1.0, (step + 1) / 200, (steps - step) / (decay * steps))
+        rate = peak_lr * min(1.0, (step + 1) / 100, (steps - step) / (decay * steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = loss_at(step)
@@ -309,12 +347,17 @@ def _train(
         losses.append(float(loss.detach()))
         if (step + 1) % CHECKPOINT_STEPS == 0 or step + 1 == steps:
             per_step = (time.monotonic() - began) / (step + 1 - start)
-            print(f"{name} {step + 1}/{steps} loss {np.mean(losses[-CHECKPOINT_STEPS:]):.4f} {per_step:.3f} s/step", flush=True)
+            print(
+                f"{name} {step + 1}/{steps} loss {np.mean(losses[-CHECKPOINT_STEPS:]):.4f} {per_step:.3f} s/step",
+                flush=True,
+            )
             _save(work / f"{name}.safetensors", step + 1, module, optimizer, average)
     return average
 
 
-def _save(path: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> None:
+def _save(
+    path: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> None:
     names = [name for name, _ in module.named_parameters()]
     state = {"step": torch.tensor(step)}
     state |= {f"module.{key}": value.contiguous() for key, value in module.state_dict().items()}
@@ -344,7 +387,7 @@ def _resume(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ave
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     unfinished = path.with_suffix(".part")
     save_file(tensors, unfinished)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- export
@@ -368,7 +411,9 @@ def export(
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def pictures_of(parts: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = 25) -> Iterator[Image.Image]:
+def pictures_of(
+    parts: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = 25
+) -> Iterator[Image.Image]:
     """One picture a prompt, guided at 5.0, from consecutive seeds."""
     for begin in range(0, len(prompts), 32):
         batch = prompts[begin : begin + 32]

@@ -109,10 +109,7 @@ def outlines(scene: Scene, rng: Random) -> list[list[tuple[float, float]]]:
     """The polygons of a scene in supersampled pixels."""
     radius = RADIUS_PX[scene.count, scene.size] * rng.uniform(0.93, 1.07)
     return [
-        [
-            ((x + radius * dx) * SUPERSAMPLING, (y + radius * dy) * SUPERSAMPLING)
-            for dx, dy in unit_polygon(scene.shape)
-        ]
+        [((x + radius * dx) * SUPERSAMPLING, (y + radius * dy) * SUPERSAMPLING) for dx, dy in unit_polygon(scene.shape)]
         for x, y in _centres(scene, radius, rng)
     ]
 
@@ -142,7 +139,6 @@ def held_out(scene: Scene) -> bool:
         )
     ]
     return sum(weight * digit for weight, digit in zip((1, 2, 4, 5, 7), digits, strict=True)) % 9 == 0
-
 
 
 def _centres(scene: Scene, radius: float, rng: Random) -> list[tuple[float, float]]:

@@ -1,0 +1,64 @@
+"""The native trainer: `python -m pipeline.backends.native JOB.toml`.
+
+Exit codes: 0 finished weights, 1 a failure that the journal names, 143 stopped after saving a checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+from pipeline.backends.native.job import NativeJob
+from pipeline.errors import Cause, RunError, UnreadableFile
+from pipeline.journal import Journal
+
+STOPPED = 143
+NOISY_LOGGERS = ("transformers", "diffusers", "accelerate", "bitsandbytes", "torch.distributed")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job file; what goes wrong is told on stderr and in the journal."""
+    if len(argv) != 1:
+        print("usage: python -m pipeline.backends.native JOB.toml", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        job = NativeJob.read(Path(argv[0]))
+    except UnreadableFile as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return _run(job)
+
+
+def _run(job: NativeJob) -> int:
+    _quieten()
+    from pipeline.backends.native.loop import train
+    from pipeline.backends.native.stopping import StopRequested
+
+    try:
+        train(job)
+    except StopRequested:
+        return STOPPED
+    except RunError as error:
+        cause = Cause.BAD_FILE if isinstance(error, UnreadableFile) else getattr(error, "cause", Cause.UNKNOWN)
+        Journal(Path(job.run_dir)).write("failure", cause=str(cause), message=str(error))
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _quieten() -> None:
+    """The libraries' notes on what is not installed are not for a user of ours."""
+    import logging
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|diffusers|lycoris)(\.|$)")
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

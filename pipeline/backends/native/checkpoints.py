@@ -1,0 +1,97 @@
+"""Checkpoints: `checkpoints/step-000050/`, whole or not there, safetensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.files import flush_folder
+
+UNFINISHED = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The checkpoints of one run directory; those of another fingerprint are not seen."""
+
+    folder: Path
+    fingerprint: str
+    keep: int
+
+    def save(self, step: int, trained: nn.Module, optimizer: torch.optim.Optimizer, scaler: dict[str, Any]) -> Path:
+        """Written beside, flushed, renamed; then the oldest ones go."""
+        final = self.folder / f"step-{step:06d}"
+        unfinished = final.with_name(final.name + UNFINISHED)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        tensors, rest = _split(optimizer.state_dict())
+        weights = dict(trained.named_parameters())
+        save_file({key: _plain(value) for key, value in weights.items()}, unfinished / "trained.safetensors")
+        save_file({key: _plain(value) for key, value in tensors.items()}, unfinished / "optimizer.safetensors")
+        state = {"step": step, "fingerprint": self.fingerprint, "optimizer": rest, "scaler": scaler}
+        (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        flush_folder(unfinished)
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.replace(final)
+        self._remove_old()
+        return final
+
+    def load_last(self, trained: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, Any]:
+        """(step, state of the gradient scaler) of the newest checkpoint, read into both; (0, {}) without one."""
+        found = self._found()
+        if not found:
+            return 0, {}
+        state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+        weights = load_file(found[-1] / "trained.safetensors", device=str(device))
+        with torch.no_grad():
+            for name, parameter in trained.named_parameters():
+                parameter.copy_(weights[name])
+        tensors = load_file(found[-1] / "optimizer.safetensors", device=str(device))
+        optimizer.load_state_dict(_join(tensors, state["optimizer"]))
+        return int(state["step"]), state["scaler"]
+
+    def _found(self) -> list[Path]:
+        whole = [path for path in sorted(self.folder.glob("step-*")) if not path.name.endswith(UNFINISHED)]
+        return [path for path in whole if self._is_ours(path)]
+
+    def _is_ours(self, path: Path) -> bool:
+        state = path / "state.json"
+        return state.exists() and json.loads(state.read_text(encoding="utf-8"))["fingerprint"] == self.fingerprint
+
+    def _remove_old(self) -> None:
+        for path in self._found()[: -self.keep]:
+            doomed = path.with_name(path.name + UNFINISHED)
+            path.replace(doomed)
+            shutil.rmtree(doomed)
+
+
+def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and the plain values around them."""
+    tensors, values = {}, {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            key = f"{index}.{name}"
+            if isinstance(value, Tensor):
+                tensors[key] = value
+            else:
+                values[key] = value
+    return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def _join(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **rest["values"]}.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": rest["param_groups"]}
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()

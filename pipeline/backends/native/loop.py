@@ -1,0 +1,473 @@
+"""The training: encode everything once, then step, evaluate, sample and save; every part is a function of the step."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.backends.native.batches import BatchOrder
+from pipeline.backends.native.captions import can_be_shuffled, caption_at
+from pipeline.backends.native.checkpoints import Checkpoints
+from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
+from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.network import clear_timesteps, set_timesteps
+from pipeline.backends.native.objective import heldout_timesteps, sample_losses
+from pipeline.backends.native.processes import Processes, join_processes
+from pipeline.backends.native.randomness import draw_batch, generator, seed_globals
+from pipeline.backends.native.sampling import compare_grid, decode_picture, sample_latents
+from pipeline.backends.native.schedule import build_optimizer, set_learning_rate
+from pipeline.backends.native.stable_diffusion_1 import (
+    TextParts,
+    load_autoencoder,
+    load_denoiser,
+    load_text_parts,
+    noise_schedule,
+)
+from pipeline.backends.native.stopping import StopRequested, StopSignal
+from pipeline.backends.native.trained import DTYPES, Trained, make_trainable, save_weights
+from pipeline.errors import Cause, RunError
+from pipeline.journal import Journal
+
+HELDOUT_TIMESTEPS = 10
+"""Timesteps at which each held-out picture is judged."""
+HELDOUT_BATCH = 8
+RATE_WINDOW_STEPS = 20
+
+
+class NotFinite(RunError):
+    """The loss or its gradient is not a finite number."""
+
+    cause = Cause.NOT_FINITE
+
+
+@dataclass(slots=True)
+class Training:
+    """Everything that the loop works with."""
+
+    job: NativeJob
+    processes: Processes
+    stop: StopSignal
+    journal: Journal | None
+    """None in all processes but the first."""
+    denoiser: Any
+    text: TextParts | None
+    schedule: Any
+    trained: Trained
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    checkpoints: Checkpoints
+    pictures: list[EncodedPicture]
+    heldout: list[EncodedPicture]
+    embeddings: Embeddings
+    order: BatchOrder
+
+    def tell(self, kind: Any, **data: object) -> None:
+        if self.journal is not None:
+            self.journal.write(kind, **data)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(
+            self.processes.device.type, DTYPES[self.job.precision], enabled=self.job.precision != "fp32"
+        )
+
+    def context(self, captions: list[str]) -> Tensor:
+        return self.embeddings.of(captions).to(self.processes.device)
+
+
+def train(job: NativeJob) -> Path:
+    """Trains to the last step, from the run directory's last checkpoint where there is one; returns the weights' path.
+
+    Raises StopRequested after saving a checkpoint, NotFinite, UnreadableFile, RunError.
+    """
+    stop = StopSignal()
+    processes = join_processes(job)
+    with _only_trainer(Path(job.run_dir)):
+        journal = Journal(Path(job.run_dir)) if processes.first else None
+        try:
+            training = prepare(job, processes, stop, journal)
+            run_steps(training)
+            return _finish(training)
+        finally:
+            if journal is not None:
+                journal.close()
+
+
+# --------------------------------------------------------------------------------------------------------- prepare
+
+
+def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Journal | None) -> Training:
+    """Loads the model, encodes pictures and captions, attaches what is trained."""
+
+    def phase(text: str) -> None:
+        stop.check()
+        if journal is not None:
+            journal.write("phase", text=text)
+
+    phase("loading the model")
+    text = load_text_parts(job.model)
+    denoiser = load_denoiser(job.model)
+    trained = make_trainable(job, denoiser, text)
+    rows = job.pictures()
+    pictures, heldout = _encode_pictures(job, rows, processes.device, phase, stop)
+    text.encoder.to(processes.device)
+    embeddings = _embeddings(job, text, pictures, heldout, journal)
+    _place(job, denoiser, trained, processes.device)
+    optimizer = build_optimizer(job.optimizer, trained.groups)
+    return Training(
+        job=job,
+        processes=processes,
+        stop=stop,
+        journal=journal,
+        denoiser=denoiser,
+        text=text if job.optimizer.text_encoder_lr else None,
+        schedule=noise_schedule(job.model),
+        trained=trained,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=job.precision == "fp16"),
+        checkpoints=Checkpoints(Path(job.run_dir) / "checkpoints", job.fingerprint, job.train.keep_checkpoints),
+        pictures=pictures,
+        heldout=heldout,
+        embeddings=embeddings,
+        order=BatchOrder([picture.bucket for picture in pictures], job.train.batch_size, job.seed),
+    )
+
+
+def _encode_pictures(
+    job: NativeJob, rows: list[dict[str, Any]], device: torch.device, phase: Any, stop: StopSignal
+) -> tuple[list[EncodedPicture], list[EncodedPicture]]:
+    phase(f"encoding {len(rows)} pictures")
+    autoencoder = load_autoencoder(job.model).to(device)
+    splits = {
+        split: encode_pictures(
+            autoencoder, [row for row in rows if row["split"] == split], job.train, device, between=stop.check
+        )
+        for split in ("train", "heldout")
+    }
+    return splits["train"], splits["heldout"]
+
+
+def _embeddings(
+    job: NativeJob,
+    text: TextParts,
+    pictures: list[EncodedPicture],
+    heldout: list[EncodedPicture],
+    journal: Journal | None,
+) -> Embeddings:
+    """Kept for all captions, unless they change or the encoder does."""
+    captions = [picture.caption for picture in [*pictures, *heldout]]
+    cut = too_long(text, captions)
+    if cut and journal is not None:
+        limit = text.tokenizer.model_max_length
+        journal.write("warning", text=f"{len(cut)} captions are longer than {limit} tokens: their ends are not seen")
+    changing = any(can_be_shuffled(caption, job.train) for caption in captions)
+    embeddings = Embeddings(text, keep=not changing and not job.optimizer.text_encoder_lr)
+    if not changing and not job.optimizer.text_encoder_lr:
+        embeddings.remember(["", *captions, job.sample.negative_prompt, *job.sample.prompts])
+        embeddings.forget_encoder()
+    return embeddings
+
+
+def _place(job: NativeJob, denoiser: Any, trained: Trained, device: torch.device) -> None:
+    """Frozen weights in the type of the forward pass, trained ones in float32."""
+    if job.network is not None and job.precision != "fp32":
+        denoiser.to(device, DTYPES[job.precision])
+    denoiser.to(device)
+    trained.modules.to(device, torch.float32)
+    if job.train.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    gc.collect()
+
+
+# ------------------------------------------------------------------------------------------------------------ loop
+
+
+def run_steps(training: Training) -> None:
+    """From the last checkpoint to the last step; before the first, what the base model can do is written down."""
+    job, train_part = training.job, training.job.train
+    start = _resume(training)
+    if start == 0:
+        _evaluate(training, 0)
+        _sample(training, 0)
+    training.tell("phase", text="training")
+    times: deque[float] = deque([time.monotonic()], maxlen=RATE_WINDOW_STEPS + 1)
+    for step in range(start, train_part.steps):
+        rate = set_learning_rate(training.optimizer, train_part, step)
+        loss = train_step(training, step)
+        times.append(time.monotonic())
+        training.tell(
+            "step",
+            step=step + 1,
+            steps=train_part.steps,
+            loss=loss,
+            lr=rate,
+            steps_per_second=(len(times) - 1) / max(1e-9, times[-1] - times[0]),
+            memory_bytes=peak_memory_bytes(training.processes.device),
+        )
+        _now_and_then(training, step + 1)
+        times[-1] = _without_pause(times)
+        if job.train.steps > step + 1 and training.processes.any(training.stop.asked):
+            _save_checkpoint(training, step + 1)
+            raise StopRequested
+
+
+def train_step(training: Training, step: int) -> float:
+    """One optimizer update; returns its mean loss. Raises NotFinite before anything is updated."""
+    job, accumulation = training.job, training.job.train.accumulation_steps
+    seed_globals(job.seed, "dropout", step, training.processes.index)
+    training.trained.modules.train()
+    total = torch.zeros((), device=training.processes.device)
+    for micro in range(accumulation):
+        position = (step * accumulation + micro) * training.processes.count + training.processes.index
+        losses, batch = batch_losses(training, position)
+        loss = losses.mean()
+        if not torch.isfinite(loss):
+            raise NotFinite(_not_finite_message("the loss", step, losses, batch))
+        training.scaler.scale(loss / accumulation).backward()
+        total += loss.detach() / accumulation
+    _update(training, step, batch)
+    return float(training.processes.mean(total))
+
+
+def batch_losses(training: Training, position: int) -> tuple[Tensor, list[EncodedPicture]]:
+    """(batch,) losses of the micro-batch at `position` of the whole run, and its pictures."""
+    job, device = training.job, training.processes.device
+    batch = [training.pictures[index] for index in training.order.batch(position)]
+    shape = (len(batch), *batch[0].mean.shape)
+    schedule = training.schedule
+    draw = draw_batch(job.seed, position, shape, num_timesteps=schedule.config.num_train_timesteps, train=job.train)
+    latents = torch.stack([p.latents(noise) for p, noise in zip(batch, draw.latent_noise, strict=True)])
+    captions = [
+        caption_at(picture.caption, job.train, seed=job.seed, position=position, place=place)
+        for place, picture in enumerate(batch)
+    ]
+    timesteps = draw.timesteps.to(device)
+    set_timesteps(job.network, timesteps, schedule.config.num_train_timesteps)
+    with training.autocast():
+        losses = sample_losses(
+            training.denoiser,
+            schedule,
+            latents.to(device),
+            draw.noise.to(device),
+            timesteps,
+            training.context(captions),
+            min_snr_gamma=job.train.min_snr_gamma,
+        )
+    return losses, batch
+
+
+def _update(training: Training, step: int, batch: list[EncodedPicture]) -> None:
+    parameters = training.trained.parameters()
+    training.scaler.unscale_(training.optimizer)
+    training.processes.average_gradients(parameters)
+    if training.job.train.max_grad_norm:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, training.job.train.max_grad_norm)
+        if not torch.isfinite(norm) and not training.scaler.is_enabled():
+            raise NotFinite(_not_finite_message("the gradient", step, None, batch))
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad(set_to_none=True)
+
+
+def _not_finite_message(what: str, step: int, losses: Tensor | None, batch: list[EncodedPicture]) -> str:
+    blamed = (
+        [p for p, loss in zip(batch, losses, strict=True) if not torch.isfinite(loss)] if losses is not None else []
+    )
+    names = ", ".join(sorted({str(picture.path) for picture in blamed or batch}))
+    return (
+        f"{what} of step {step + 1} is not a finite number. Pictures in that batch: {names}."
+        " Look at them; if they are fine, lower the rate: optimizer.lr=... (a third of it), or train.max_grad_norm=1.0"
+    )
+
+
+def _without_pause(times: deque[float]) -> float:
+    """Evaluating, sampling and saving don't count as training time."""
+    pause = time.monotonic() - times[-1]
+    for place in range(len(times) - 1):
+        times[place] += pause
+    return times[-1] + pause
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the device; of this process where the device is the CPU (ru_maxrss is in KiB on Linux, in bytes on macOS)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "xpu":
+        return int(torch.xpu.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+# --------------------------------------------------------------------------------------------------- now and then
+
+
+def _now_and_then(training: Training, step: int) -> None:
+    train_part, last = training.job.train, step == training.job.train.steps
+    if _due(step, train_part.checkpoint_every_steps) and not last:
+        _save_checkpoint(training, step)
+    if last or _due(step, train_part.heldout_every_steps):
+        _evaluate(training, step)
+    if last or _due(step, training.job.sample.every_steps):
+        _sample(training, step)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _save_checkpoint(training: Training, step: int) -> None:
+    if training.processes.first:
+        path = training.checkpoints.save(
+            step, training.trained.modules, training.optimizer, dict(training.scaler.state_dict())
+        )
+        training.tell("checkpoint", step=step, path=str(path.relative_to(training.job.run_dir)))
+    training.processes.wait()
+
+
+def _resume(training: Training) -> int:
+    step, scaler = training.checkpoints.load_last(
+        training.trained.modules, training.optimizer, training.processes.device
+    )
+    if scaler:
+        training.scaler.load_state_dict(scaler)
+    if step:
+        training.tell("phase", text=f"going on from step {step}")
+    return step
+
+
+@torch.no_grad()
+def _evaluate(training: Training, step: int) -> None:
+    """The mean squared error on held-out pictures at fixed timesteps and noise: comparable within and between runs."""
+    if not training.heldout or not training.processes.first:
+        training.processes.wait()
+        return
+    training.tell("phase", text="judging by the held-out pictures")
+    training.trained.modules.eval()
+    clear_timesteps()
+    losses = [float(loss) for loss in _heldout_losses(training)]
+    training.tell("metric", step=step, values={"heldout/loss": sum(losses) / len(losses)})
+    training.processes.wait()
+
+
+def _heldout_losses(training: Training) -> Iterator[Tensor]:
+    num_timesteps = training.schedule.config.num_train_timesteps
+    fixed = heldout_timesteps(HELDOUT_TIMESTEPS, num_timesteps)
+    for place, picture in enumerate(training.heldout):
+        training.stop.check()
+        rng = generator(0, "heldout", place)
+        noise = torch.randn(len(fixed), *picture.mean.shape, generator=rng)
+        for begin in range(0, len(fixed), HELDOUT_BATCH):
+            part = slice(begin, begin + HELDOUT_BATCH)
+            timesteps = fixed[part]
+            device = training.processes.device
+            with training.autocast():
+                yield from sample_losses(
+                    training.denoiser,
+                    training.schedule,
+                    picture.mean.expand(len(timesteps), -1, -1, -1).to(device),
+                    noise[part].to(device),
+                    timesteps.to(device),
+                    training.context([picture.caption] * len(timesteps)),
+                )
+
+
+@torch.no_grad()
+def _sample(training: Training, step: int) -> None:
+    """The same prompts and seeds each time; the autoencoder is loaded for it and leaves again."""
+    job, device = training.job, training.processes.device
+    if not job.sample.prompts or not training.processes.first:
+        training.processes.wait()
+        return
+    training.tell("phase", text=f"drawing {len(job.sample.prompts)} samples")
+    training.trained.modules.eval()
+    clear_timesteps()
+    drawn = [_sample_one(training, index) for index in range(len(job.sample.prompts))]
+    autoencoder = load_autoencoder(job.model).to(device)
+    for index, latents in enumerate(drawn):
+        path = sample_path(Path(job.run_dir), step, index)
+        path.parent.mkdir(exist_ok=True)
+        decode_picture(autoencoder, latents).save(path)
+        training.tell(
+            "sample",
+            step=step,
+            index=index,
+            prompt=job.sample.prompts[index],
+            seed=job.sample.seed + index,
+            path=str(path.relative_to(job.run_dir)),
+        )
+    training.processes.wait()
+
+
+def _sample_one(training: Training, index: int) -> Tensor:
+    job = training.job
+    prompt, negative = training.embeddings.of([job.sample.prompts[index], job.sample.negative_prompt])
+    side = job.train.resolution_px // 8
+    with training.autocast():
+        return sample_latents(
+            training.denoiser,
+            training.schedule,
+            prompt,
+            negative,
+            job.sample,
+            seed=job.sample.seed + index,
+            shape=(4, side, side),
+            device=training.processes.device,
+            between=training.stop.check,
+        )
+
+
+def sample_path(run_dir: Path, step: int, index: int) -> Path:
+    return run_dir / "samples" / f"step-{step:06d}_{index}.png"
+
+
+# ---------------------------------------------------------------------------------------------------------- finish
+
+
+def _finish(training: Training) -> Path:
+    job = training.job
+    path = Path(job.run_dir) / "weights"
+    if training.processes.first:
+        training.tell("phase", text="saving")
+        _write_grid(job)
+        path = save_weights(job, training.trained, training.denoiser, training.text)
+        training.tell("weights", path=str(path))
+    training.processes.wait()
+    return path
+
+
+def _write_grid(job: NativeJob) -> None:
+    run_dir, count = Path(job.run_dir), len(job.sample.prompts)
+    rows = {
+        label: [sample_path(run_dir, step, index) for index in range(count)]
+        for label, step in (("before", 0), ("after", job.train.steps))
+    }
+    if count and all(path.exists() for paths in rows.values() for path in paths):
+        compare_grid(rows, job.sample.prompts).save(run_dir / "final_grid.png")
+
+
+@contextmanager
+def _only_trainer(run_dir: Path) -> Iterator[None]:
+    """One trainer a run directory: one whose runner has died may still be saving its checkpoint."""
+    with (run_dir / "trainer.lock").open("w") as lock:
+        for _ in range(600):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+        else:
+            raise RunError(f"{run_dir} is in use by another trainer. Wait for its end, or type hydra.run.dir=...")
+        yield

@@ -1,0 +1,87 @@
+"""The processes of one training: this one alone, or several under accelerate's launcher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backends.native.job import NativeJob
+from pipeline.errors import RunError
+
+# What a launcher, or a user's shell, may have set: alone, the process must not take itself for one of many.
+LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_")
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "FORK_LAUNCH_PARAMS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process's place among all that train together."""
+
+    device: torch.device
+    index: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.index == 0
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The mean over all processes, in place; nothing for one."""
+        if self.count > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    self._sum(parameter.grad)
+                    parameter.grad /= self.count
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any process: all must agree to stop at the same step."""
+        if self.count == 1:
+            return flag
+        return bool(self._sum(torch.tensor(float(flag), device=self.device)))
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value if self.count == 1 else self._sum(value.clone()) / self.count
+
+    def wait(self) -> None:
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    @staticmethod
+    def _sum(value: Tensor) -> Tensor:
+        torch.distributed.all_reduce(value)
+        return value
+
+
+def join_processes(job: NativeJob) -> Processes:
+    """Raises RunError when there are not as many processes as were asked for."""
+    torch.set_num_threads(job.cpu_threads)
+    if job.num_processes == 1:
+        _forget_launchers()
+        return Processes(torch.device(job.device))
+    from accelerate import PartialState
+
+    state = PartialState(cpu=job.device == "cpu")
+    if state.num_processes != job.num_processes:
+        raise RunError(
+            f"hardware.num_processes={job.num_processes}: {state.num_processes} were started."
+            " Type hardware.num_processes=1, or check that every device can be used"
+        )
+    return Processes(state.device, state.process_index, state.num_processes)
+
+
+def _forget_launchers() -> None:
+    for name in list(os.environ):
+        if name.startswith(LAUNCHER_PREFIXES) or name in LAUNCHER_VARIABLES:
+            del os.environ[name]

@@ -1,0 +1,289 @@
+"""Plan -> the native trainer's files and command. Loads no torch: it runs on machines that can't train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from pipeline import __version__
+from pipeline.backends.native.job import (
+    ModelPart,
+    NativeJob,
+    NetworkPart,
+    OptimizerPart,
+    SamplePart,
+    TrainPart,
+)
+from pipeline.files import write_text
+from pipeline.records import Dataset, Job, Picture, Plan
+from pipeline.settings import PROJECT, LoraMode, Network, plain
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def render(plan: Plan, run_dir: Path) -> Job:
+    """Writes `job/train.toml`, `job/dataset.jsonl`, `job/command.json` (and `job/accelerate.yaml` where there are
+    several processes) into the run directory."""
+    folder = run_dir / "job"
+    job_file, dataset_file = folder / "train.toml", folder / "dataset.jsonl"
+    job = _native_job(plan, run_dir, dataset_file)
+    write_text(dataset_file, _dataset_lines(plan.dataset))
+    write_text(job_file, tomli_w.dumps(job.to_toml()))
+    files = [job_file, dataset_file]
+    launcher: tuple[str, ...] = (sys.executable, "-m", "pipeline.backends.native")
+    if plan.num_processes > 1:
+        config = folder / "accelerate.yaml"
+        write_text(config, _accelerate_config(plan))
+        files.append(config)
+        launcher = _accelerate_launch(plan, config)
+    argv, env = (*launcher, str(job_file)), _environment(plan)
+    command = folder / "command.json"
+    write_text(command, json.dumps({"argv": list(argv), "cwd": str(PROJECT), "env": env}, indent=2) + "\n")
+    return Job(
+        run_dir=run_dir, argv=argv, cwd=PROJECT, env=env, files=(*files, command), resume_step=_last_step(run_dir)
+    )
+
+
+def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
+    settings = plan.settings
+    return NativeJob(
+        run_dir=str(run_dir),
+        dataset=str(dataset_file),
+        mode=settings.mode.name,
+        seed=settings.seed,
+        device=plan.machine.torch_device,
+        precision=plan.precision,
+        num_processes=plan.num_processes,
+        cpu_threads=max(1, plan.machine.cpu_cores // plan.num_processes),
+        fingerprint=plan.fingerprint,
+        weights_name=settings.backend.weights_name,
+        save_dtype=_save_dtype(plan),
+        model=ModelPart(
+            path=str(plan.checkpoint.path),
+            layout=plan.checkpoint.layout,
+            prediction=_prediction(plan),
+            clip_skip=settings.model.clip_skip,
+            tokenizer=settings.model.tokenizer or "",
+        ),
+        network=_network(settings.network),
+        optimizer=OptimizerPart(
+            target=settings.optimizer.target,
+            lr=settings.optimizer.lr,
+            text_encoder_lr=settings.mode.text_encoder_lr,
+            args=settings.optimizer.args,
+        ),
+        train=_train(plan),
+        sample=SamplePart(
+            prompts=list(plan.sample_prompts),
+            negative_prompt=settings.sample.negative_prompt,
+            every_steps=settings.sample.every_steps,
+            num_inference_steps=settings.sample.num_inference_steps,
+            guidance_scale=settings.sample.guidance_scale,
+            seed=settings.sample.seed,
+        ),
+        metadata=_metadata(plan),
+    )
+
+
+def _prediction(plan: Plan) -> str:
+    asked = plan.settings.model.prediction.value
+    return plan.checkpoint.prediction if asked == "auto" else asked
+
+
+def _save_dtype(plan: Plan) -> Any:
+    mode, network = plan.settings.mode, plan.settings.network
+    return network.save_dtype.value if network is not None else mode.save_dtype.value
+
+
+def _network(network: Network | None) -> NetworkPart | None:
+    if network is None:
+        return None
+    return NetworkPart(
+        algo=network.algo.value,
+        rank=network.rank,
+        alpha=network.alpha,
+        conv_rank=network.conv_rank,
+        conv_alpha=network.conv_alpha,
+        dropout=network.dropout,
+        args=network.args,
+    )
+
+
+def _train(plan: Plan) -> TrainPart:
+    train = plan.settings.train
+    return TrainPart(
+        steps=plan.steps,
+        warmup_steps=plan.warmup_steps,
+        batch_size=train.batch_size,
+        accumulation_steps=train.accumulation_steps,
+        max_grad_norm=train.max_grad_norm,
+        resolution_px=train.resolution_px,
+        resolution_step_px=plan.settings.model.resolution_step_px,
+        scheduler=train.scheduler.value,
+        scheduler_cycles=train.scheduler_cycles,
+        min_snr_gamma=train.min_snr_gamma or 0.0,
+        noise_offset=train.noise_offset,
+        caption_dropout=train.caption_dropout,
+        shuffle_tags=train.shuffle_tags,
+        keep_tags=train.keep_tags,
+        gradient_checkpointing=train.gradient_checkpointing,
+        checkpoint_every_steps=train.checkpoint_every_steps,
+        keep_checkpoints=train.keep_checkpoints,
+        heldout_every_steps=train.heldout_every_steps,
+    )
+
+
+def _dataset_lines(dataset: Dataset) -> str:
+    def line(split: str, picture: Picture) -> str:
+        row = {
+            "split": split,
+            "path": str(picture.path),
+            "caption": picture.caption,
+            "width_px": picture.width_px,
+            "height_px": picture.height_px,
+        }
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+    splits = (("train", dataset.train), ("heldout", dataset.heldout))
+    return "".join(line(split, picture) for split, pictures in splits for picture in pictures)
+
+
+# ------------------------------------------------------------------------------------------------------- metadata
+
+
+def _metadata(plan: Plan) -> dict[str, str]:
+    """What other tools read (kohya's `ss_*`, Stability's modelspec 1.0.0) and our own resolved config.
+
+    Nothing here depends on the time or the place of the run, so that equal runs write equal files.
+    """
+    config = json.dumps(_portable(plan), sort_keys=True)
+    metadata = {
+        "lora_easy_pipeline.version": __version__,
+        "lora_easy_pipeline.config": config,
+        "lora_easy_pipeline.config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        "lora_easy_pipeline.dataset_sha256": plan.dataset.digest,
+        "lora_easy_pipeline.base_model_sha256": plan.checkpoint.digest,
+    }
+    return metadata | _modelspec(plan) | _kohya_metadata(plan)
+
+
+def _portable(plan: Plan) -> dict[str, Any]:
+    """The resolved config without the folders of this machine."""
+    config = plain(plan.settings)
+    for group, key in (("model", "path"), ("model", "tokenizer"), ("data", "dir"), ("data", "heldout_dir")):
+        config[group][key] = Path(config[group][key]).name if config[group][key] else None
+    del config["tracking"], config["until"], config["resume"], config["hardware"]
+    return config
+
+
+def _modelspec(plan: Plan) -> dict[str, str]:
+    side = plan.settings.train.resolution_px
+    kind = "/lora" if isinstance(plan.settings.mode, LoraMode) else ""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"stable-diffusion-v1{kind}",
+        "modelspec.implementation": "https://github.com/huggingface/diffusers",
+        "modelspec.title": plan.settings.backend.weights_name,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if _prediction(plan) == "v_prediction" else "epsilon",
+    }
+
+
+def _kohya_metadata(plan: Plan) -> dict[str, str]:
+    settings, network = plan.settings, plan.settings.network
+    pictures = len(plan.dataset.train)
+    batches = max(1, -(-pictures // settings.train.batch_size))
+    metadata: dict[str, object] = {
+        "ss_base_model_version": "sd_v1",
+        "ss_sd_model_name": plan.checkpoint.path.name,
+        "ss_output_name": settings.backend.weights_name,
+        "ss_num_train_images": pictures,
+        "ss_num_reg_images": 0,
+        "ss_num_batches_per_epoch": batches,
+        "ss_num_epochs": -(-plan.steps * settings.train.accumulation_steps // batches),
+        "ss_max_train_steps": plan.steps,
+        "ss_steps": plan.steps,
+        "ss_batch_size_per_device": settings.train.batch_size,
+        "ss_gradient_accumulation_steps": settings.train.accumulation_steps,
+        "ss_gradient_checkpointing": settings.train.gradient_checkpointing,
+        "ss_learning_rate": settings.optimizer.lr,
+        "ss_unet_lr": settings.optimizer.lr,
+        "ss_text_encoder_lr": settings.mode.text_encoder_lr,
+        "ss_lr_scheduler": settings.train.scheduler.value,
+        "ss_lr_warmup_steps": plan.warmup_steps,
+        "ss_optimizer": settings.optimizer.target,
+        "ss_mixed_precision": {"fp32": "no"}.get(plan.precision, plan.precision),
+        "ss_seed": settings.seed,
+        "ss_resolution": f"({settings.train.resolution_px}, {settings.train.resolution_px})",
+        "ss_clip_skip": settings.model.clip_skip or None,
+        "ss_max_grad_norm": settings.train.max_grad_norm,
+        "ss_noise_offset": settings.train.noise_offset,
+        "ss_min_snr_gamma": settings.train.min_snr_gamma,
+        "ss_caption_dropout_rate": settings.train.caption_dropout,
+        "ss_shuffle_caption": settings.train.shuffle_tags,
+        "ss_keep_tokens": settings.train.keep_tags,
+        "ss_v2": False,
+    }
+    if network is not None:
+        plain_lora = network.algo.value in ("lora", "locon")
+        arguments = {"conv_dim": network.conv_rank, "conv_alpha": network.conv_alpha, **network.args}
+        metadata |= {
+            "ss_network_module": "networks.lora" if plain_lora else "lycoris.kohya",
+            "ss_network_dim": network.rank,
+            "ss_network_alpha": network.alpha,
+            "ss_network_dropout": network.dropout,
+            "ss_network_args": json.dumps(arguments if plain_lora else {"algo": network.algo.value, **arguments}),
+        }
+    return {key: str(value) for key, value in metadata.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- command
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """Cores are shared between the processes; nothing is fetched from the network while training."""
+    threads = str(max(1, plan.machine.cpu_cores // plan.num_processes))
+    return dict.fromkeys(THREAD_VARIABLES, threads) | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _accelerate_config(plan: Plan) -> str:
+    """Every answer that accelerate would otherwise take from the user's own default config."""
+    answers = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": _distributed_type(plan),
+        "mixed_precision": {"fp32": "no"}.get(plan.precision, plan.precision),
+        "num_machines": 1,
+        "num_processes": plan.num_processes,
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "use_cpu": plan.machine.platform == "cpu",
+        "debug": False,
+        "downcast_bf16": "no",
+        "rdzv_backend": "static",
+        "same_network": True,
+    }
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in answers.items())
+
+
+def _distributed_type(plan: Plan) -> str:
+    return {"cpu": "MULTI_CPU", "xpu": "MULTI_XPU"}.get(plan.machine.platform, "MULTI_GPU")
+
+
+def _accelerate_launch(plan: Plan, config: Path) -> tuple[str, ...]:
+    flags = ("--cpu",) if plan.machine.platform == "cpu" else ("--multi_gpu",)
+    return (
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags),
+        *("--num_processes", str(plan.num_processes), "--num_machines", "1", "--machine_rank", "0"),
+        *("--mixed_precision", {"fp32": "no"}.get(plan.precision, plan.precision), "--main_process_ip", "127.0.0.1"),
+        *("--main_process_port", "0", "-m", "pipeline.backends.native"),
+    )
+
+
+def _last_step(run_dir: Path) -> int:
+    steps = [int(folder.name.removeprefix("step-")) for folder in (run_dir / "checkpoints").glob("step-" + "[0-9]" * 6)]
+    return max(steps, default=0)

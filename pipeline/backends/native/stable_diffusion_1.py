@@ -1,0 +1,252 @@
+"""Stable Diffusion 1.x: loading its parts at any size, encoding prompts, and what the denoiser takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from pipeline.backends.native.job import ModelPart
+from pipeline.errors import UnreadableFile
+
+HUB_TOKENIZER = "openai/clip-vit-large-patch14"
+TEXT_PREFIX = "cond_stage_model.transformer."
+
+# The noise of Stable Diffusion 1: 1000 steps, betas linear in their square roots (Rombach et al. 2022, its v1 configs).
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+
+
+@dataclass(slots=True)
+class TextParts:
+    """The tokenizer and the text encoder."""
+
+    tokenizer: CLIPTokenizer
+    encoder: CLIPTextModel
+    clip_skip: int
+
+    def tokens(self, captions: list[str]) -> Tensor:
+        """Token ids (captions, positions), padded to the encoder's length and cut there."""
+        encoded = self.tokenizer(
+            captions,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        ids: Tensor = encoded.input_ids
+        return ids
+
+    def length(self, caption: str) -> int:
+        """Number of tokens of a caption, its two ends included, before it is cut."""
+        return len(self.tokenizer(caption).input_ids)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(captions, positions, width): the last layer's output, or that of `clip_skip` layers before, normalised."""
+        tokens = tokens.to(self.encoder.device)
+        if not self.clip_skip:
+            last: Tensor = self.encoder(tokens).last_hidden_state
+            return last
+        layers = self.encoder(tokens, output_hidden_states=True).hidden_states
+        normalised: Tensor = _text_model(self.encoder).final_layer_norm(layers[-1 - self.clip_skip])
+        return normalised
+
+
+def load_denoiser(model: ModelPart) -> UNet2DConditionModel:
+    """In float32, frozen. Raises UnreadableFile."""
+    return _frozen(_load_part(UNet2DConditionModel, model, "unet"))
+
+
+def load_autoencoder(model: ModelPart) -> AutoencoderKL:
+    """In float32, frozen. Raises UnreadableFile."""
+    return _frozen(_load_part(AutoencoderKL, model, "vae"))
+
+
+def load_text_parts(model: ModelPart) -> TextParts:
+    """In float32, frozen. Raises UnreadableFile."""
+    tokenizer = _load_tokenizer(model)
+    encoder = _load_text_encoder(model, tokenizer)
+    tokenizer.model_max_length = encoder.config.max_position_embeddings
+    return TextParts(tokenizer, _frozen(encoder), model.clip_skip)
+
+
+def noise_schedule(model: ModelPart) -> DDPMScheduler:
+    """The schedule that noise is added with: the folder's own, or Stable Diffusion 1's."""
+    config = dict(NOISE_SCHEDULE)
+    own = Path(model.path) / "scheduler" / "scheduler_config.json"
+    if model.layout == "diffusers" and own.exists():
+        said = json.loads(own.read_text(encoding="utf-8"))
+        config |= {key: said[key] for key in config if key in said}
+    return DDPMScheduler(**config, prediction_type=model.prediction)
+
+
+def _load_part(kind: Any, model: ModelPart, part: str) -> Any:
+    try:
+        if model.layout == "diffusers":
+            return kind.from_pretrained(
+                model.path, subfolder=part, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+        with TemporaryDirectory() as configs:
+            _write_configs(Path(model.path), Path(configs))
+            return kind.from_single_file(
+                model.path, config=configs, subfolder=part, torch_dtype=torch.float32, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UnreadableFile(f"model.path={model.path}: its {part} can't be loaded: {error}") from error
+
+
+def _load_text_encoder(model: ModelPart, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    if model.layout == "diffusers":
+        try:
+            return CLIPTextModel.from_pretrained(
+                model.path, subfolder="text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise UnreadableFile(f"model.path={model.path}: its text_encoder can't be loaded: {error}") from error
+    with safe_open(model.path, framework="pt") as file:
+        weights = {
+            key.removeprefix(TEXT_PREFIX): file.get_tensor(key).float()
+            for key in file.keys()  # noqa: SIM118 (not a dict)
+            if key.startswith(TEXT_PREFIX) and not key.endswith("position_ids")
+        }
+    encoder = CLIPTextModel(CLIPTextConfig(**_text_config(weights, tokenizer)))
+    if not any(key.startswith("text_model.") for key in encoder.state_dict()):
+        weights = {key.removeprefix("text_model."): value for key, value in weights.items()}
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def _text_config(weights: dict[str, Tensor], tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """From the shapes; heads are 64 wide, as in every CLIP. `eos_token_id` is for the pooled output, unused here."""
+    vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
+    layers = {key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _load_tokenizer(model: ModelPart) -> CLIPTokenizer:
+    """The named folder, the model's own, the one beside a single file, else the hub's cache or the hub."""
+    beside = Path(model.path) if model.layout == "diffusers" else Path(model.path).parent
+    folder = Path(model.tokenizer) if model.tokenizer else beside / "tokenizer"
+    if (folder / "vocab.json").exists() or (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(HUB_TOKENIZER)
+    except OSError as error:
+        raise UnreadableFile(
+            f"no tokenizer: {folder} has no vocab.json, and {HUB_TOKENIZER} is neither in the hub's cache nor can it be"
+            " fetched. Put CLIP's vocab.json and merges.txt into a folder and type model.tokenizer=FOLDER"
+        ) from error
+
+
+def _text_model(encoder: CLIPTextModel) -> Any:
+    """transformers 5 has the layers on the model itself, 4 in a part of it."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def _frozen(module: Any) -> Any:
+    module.requires_grad_(False)
+    return module.eval()
+
+
+# ------------------------------------------------------------------------- configs of a single file, from its shapes
+
+
+def _write_configs(checkpoint: Path, folder: Path) -> None:
+    """The configs that diffusers needs to read a single file: what can't be seen in shapes is Stable Diffusion 1's."""
+    with safe_open(checkpoint, framework="pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    for part, config in (("unet", _denoiser_config(shapes)), ("vae", _autoencoder_config(shapes))):
+        (folder / part).mkdir()
+        (folder / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}), encoding="utf-8")
+
+
+def _denoiser_config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    prefix = "model.diffusion_model."
+    unet = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    levels = _denoiser_levels(unet)
+    width, attended = [level.width for level in levels], [level.attended for level in levels]
+    context = next(shape[1] for key, shape in unet.items() if key.endswith("attn2.to_k.weight"))
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": unet["input_blocks.0.0.weight"][1],
+        "out_channels": unet["out.2.weight"][0],
+        "block_out_channels": width,
+        "layers_per_block": levels[0].blocks,
+        "down_block_types": ["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in attended],
+        "up_block_types": ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(attended)],
+        "cross_attention_dim": context,
+        "attention_head_dim": 8,
+        "norm_num_groups": _groups(width[0]),
+        "sample_size": 64,
+    }
+
+
+@dataclass(slots=True)
+class _Level:
+    width: int
+    blocks: int = 0
+    attended: bool = False
+
+
+def _denoiser_levels(unet: dict[str, tuple[int, ...]]) -> list[_Level]:
+    """Widths, residual blocks and attention of each resolution: a downsampling (`.0.op`) ends a level."""
+    levels = [_Level(unet["input_blocks.0.0.weight"][0])]
+    index = 1
+    while any(key.startswith(f"input_blocks.{index}.") for key in unet):
+        if f"input_blocks.{index}.0.op.weight" in unet:
+            levels.append(_Level(levels[-1].width))
+        else:
+            levels[-1].width = unet[f"input_blocks.{index}.0.in_layers.2.weight"][0]
+            levels[-1].blocks += 1
+            levels[-1].attended |= f"input_blocks.{index}.1.norm.weight" in unet
+        index += 1
+    return levels
+
+
+def _autoencoder_config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    prefix = "first_stage_model."
+    vae = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+    width, level = [], 0
+    while f"encoder.down.{level}.block.0.conv1.weight" in vae:
+        width.append(vae[f"encoder.down.{level}.block.0.conv1.weight"][0])
+        level += 1
+    blocks = sum(key.startswith("encoder.down.0.block.") and key.endswith("conv1.weight") for key in vae)
+    return {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": width,
+        "layers_per_block": blocks,
+        "down_block_types": ["DownEncoderBlock2D"] * level,
+        "up_block_types": ["UpDecoderBlock2D"] * level,
+        "latent_channels": vae["decoder.conv_in.weight"][1],
+        "norm_num_groups": _groups(width[0]),
+        "scaling_factor": 0.18215,
+    }
+
+
+def _groups(width: int) -> int:
+    """Stable Diffusion 1 normalises in 32 groups; a smaller model needs at least two channels in each."""
+    return min(32, width // 2)
