@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]
     try:
         return recognise(Path(model.path)), ()
     except UnreadableFile as error:
+        reason = re.sub(rf"^{re.escape(model.path)}(:? )", "", str(error))  # the value is told with the key
         fix = "model.path=PATH, a diffusers folder or a safetensors file"
-        return None, (Problem("model.path", model.path, str(error), fix),)
+        return None, (Problem("model.path", model.path, reason, fix),)
 
 
 def _look_at_disk(run_dir: Path) -> tuple[int, tuple[Problem, ...]]:

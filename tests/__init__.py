@@ -1,0 +1,1 @@
+"""Real files in a temporary folder, real processes, one behaviour a test."""

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.detect import detect
+from pipeline.records import Facts
+from pipeline.settings import PROJECT, PlatformName, Settings
+from tests import given
+
+
+@pytest.fixture(autouse=True)
+def _cached_probe(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for all tests of this file: torch is asked once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def demo_like(tmp_path: Path) -> Settings:
+    """Settings for a tiny model and three pictures of the test's own."""
+    given.sd15_folder(tmp_path / "model")
+    for i in range(3):
+        given.picture(tmp_path / "train" / f"{i}.png", f"caption {i}")
+    given.picture(tmp_path / "heldout" / "h.png", "held out")
+    return given.settings(
+        hardware__name=PlatformName.cpu,
+        model__path=str(tmp_path / "model"),
+        data__dir=str(tmp_path / "train"),
+        data__heldout_dir=str(tmp_path / "heldout"),
+    )
+
+
+def keys(facts: Facts) -> list[str]:
+    return [problem.key for problem in facts.problems]
+
+
+def test_all_that_is_here_is_found(tmp_path: Path) -> None:
+    facts = detect(demo_like(tmp_path), tmp_path / "run")
+    assert facts.problems == ()
+    assert facts.machine.platform == "cpu"
+    assert facts.checkpoint is not None
+    assert facts.checkpoint.family == "sd15"
+    assert facts.dataset is not None
+    assert (len(facts.dataset.train), len(facts.dataset.heldout)) == (3, 1)
+    assert facts.disk_free_bytes > 0
+
+
+def test_the_run_directory_is_not_made(tmp_path: Path) -> None:
+    detect(demo_like(tmp_path), tmp_path / "outputs" / "run")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_every_mistake_is_told_and_none_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = given.settings(
+        hardware__name=PlatformName.xpu, model__path=str(tmp_path / "nowhere"), data__dir=str(tmp_path / "nowhere")
+    )
+    facts = detect(settings, tmp_path / "file" / "run")
+    assert keys(facts)[:3] == ["hardware", "model.path", "data.dir"]
+    assert keys(facts)[-1] == "hydra.run.dir"
+    assert facts.checkpoint is None
+    assert facts.dataset is None
+
+
+def test_the_models_path_is_told_once(tmp_path: Path) -> None:
+    settings = given.settings(hardware__name=PlatformName.cpu, model__path=str(tmp_path / "x"))
+    told = str(next(problem for problem in detect(settings, tmp_path).problems if problem.key == "model.path"))
+    assert told.startswith(f"model.path={tmp_path / 'x'}: there is no such file or folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_closed_folder_is_told(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert keys(detect(demo_like(tmp_path), closed / "run")) == ["hydra.run.dir"]
+
+
+def test_a_path_that_can_not_exist_is_told(tmp_path: Path) -> None:
+    settings = given.settings(hardware__name=PlatformName.cpu, model__path="x" * 5000, data__dir="~nobody-at-all/x")
+    assert set(keys(detect(settings, tmp_path))) >= {"model.path", "data.dir"}
+
+
+def test_detect_and_validate_import_nothing_heavy(tmp_path: Path) -> None:
+    demo_like(tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from tests import given
+from pipeline.detect import detect
+from pipeline.validate import validate
+from pipeline.settings import PlatformName
+settings = given.settings(
+    hardware__name=PlatformName.cpu,
+    model__path={str(tmp_path / "model")!r},
+    data__dir={str(tmp_path / "train")!r},
+    data__heldout_dir=None,
+)
+validate(settings, detect(settings, Path({str(tmp_path)!r})))
+heavy = {{"torch", "diffusers", "transformers", "mlflow", "accelerate", "lycoris", "bitsandbytes"}}
+sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

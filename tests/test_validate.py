@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.checks.limits import LIMITS
+from pipeline.checks.networks import ARGUMENTS, WORDS
+from pipeline.errors import InvalidSettings, Problem
+from pipeline.records import Dataset, Facts, Plan
+from pipeline.settings import (
+    Algorithm,
+    PlatformName,
+    Precision,
+    Prediction,
+    Settings,
+)
+from pipeline.validate import validate
+from tests import given
+
+
+def problems(settings: Settings, facts: Facts | None = None) -> tuple[Problem, ...]:
+    with pytest.raises(InvalidSettings) as caught:
+        validate(settings, facts or given.facts())
+    return caught.value.problems
+
+
+def problem(settings: Settings, facts: Facts | None = None) -> Problem:
+    told = problems(settings, facts)
+    assert len(told) == 1, told
+    return told[0]
+
+
+def plan(settings: Settings, facts: Facts | None = None) -> Plan:
+    return validate(settings, facts or given.facts())
+
+
+def with_args(algo: Algorithm, **args: Any) -> Settings:
+    return given.settings(network__algo=algo, network__args=args)
+
+
+# --------------------------------------------------------------------------------------------------------- all at once
+
+
+def test_the_demo_is_runnable() -> None:
+    assert plan(given.settings()).steps > 0
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    found = Problem("data.dir", "/x", "there is no such folder", "data.dir=FOLDER")
+    settings = given.settings(train__batch_size=0, optimizer__lr=-1.0, optimizer__target="no_such_package.Adam")
+    told = problems(settings, given.facts(dataset=None, problems=(found,)))
+    assert [one.key for one in told] == ["data.dir", "optimizer.lr", "train.batch_size", "optimizer.target"]
+
+
+def test_a_problem_of_the_facts_alone_stops_the_run() -> None:
+    found = Problem("model.path", "/x", "there is no such file", "model.path=PATH")
+    assert problems(given.settings(), given.facts(checkpoint=None, problems=(found,))) == (found,)
+
+
+def test_problems_name_key_value_limits_and_what_to_type() -> None:
+    told = str(problem(given.settings(train__warmup_fraction=0.7)))
+    assert told == "train.warmup_fraction=0.7: must be 0 to 0.5\n    try: train.warmup_fraction=0.05"
+
+
+# ------------------------------------------------------------------------------------------------------------- ranges
+
+
+def test_every_number_of_the_settings_has_a_limit() -> None:
+    every = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__min_snr_gamma=1.0).flat()
+    numbers = {
+        key
+        for key, value in every.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and ".args." not in key
+    }
+    assert numbers == set(LIMITS)
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_limits_hold_on_both_sides_and_for_nan(key: str) -> None:
+    limit = LIMITS[key]
+    assert limit.holds(limit.typical)
+    assert limit.holds(limit.high)
+    assert limit.holds(limit.low) != limit.open
+    for value in (limit.low - 1, limit.high * 1.01 + 1, math.nan, math.inf):
+        assert not limit.holds(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer__lr", math.nan),
+        ("optimizer__lr", 0.0),
+        ("network__rank", 0),
+        ("network__alpha", 0.0),
+        ("network__dropout", 1.0),
+        ("train__min_snr_gamma", 0.0),
+        ("train__noise_offset", 0.6),
+        ("train__max_steps", 0),
+        ("train__keep_checkpoints", 0),
+        ("train__checkpoint_every_steps", 0),
+        ("train__caption_dropout", 1.1),
+        ("sample__num_inference_steps", 1001),
+        ("seed", 2**32),
+        ("mode__text_encoder_lr", -1e-5),
+        ("hardware__num_processes", 0),
+        ("model__clip_skip", 12),
+    ],
+)
+def test_numbers_out_of_range_are_told(name: str, value: float) -> None:
+    assert problem(given.settings(**{name: value})).key == name.replace("__", ".")
+
+
+def test_null_is_offered_where_it_has_a_meaning() -> None:
+    assert "or null to weigh every timestep the same" in problem(given.settings(train__min_snr_gamma=0.0)).reason
+
+
+# ------------------------------------------------------------------------------------------------------------ network
+
+
+def lycoris_parameters(algo: Algorithm) -> set[str]:
+    """What the module's constructor takes, read from its source: importing it would load torch."""
+    spec = importlib.util.find_spec("lycoris")
+    assert spec is not None
+    assert spec.origin is not None
+    name = {"lora": "locon", "dora": "locon"}.get(algo.value, algo.value)
+    tree = ast.parse((Path(spec.origin).parent / "modules" / f"{name}.py").read_text())
+    constructors = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    return {argument.arg for function in constructors for argument in function.args.args}
+
+
+@pytest.mark.parametrize("algo", Algorithm)
+def test_the_arguments_of_every_algorithm_are_known_to_lycoris(algo: Algorithm) -> None:
+    assert set(ARGUMENTS[algo]) <= lycoris_parameters(algo)
+    assert set(ARGUMENTS[algo].values()) <= set(WORDS)
+
+
+def test_an_argument_that_the_algorithm_ignores_is_told_with_the_nearest() -> None:
+    told = problem(with_args(Algorithm.lokr, factr=8))
+    assert told.key == "network.args.factr"
+    assert "Did you mean factor?" in told.reason
+    assert told.fix == "~network.args.factr"
+
+
+def test_another_algorithms_argument_is_told() -> None:
+    assert problem(with_args(Algorithm.locon, factor=8)).key == "network.args.factor"
+
+
+@pytest.mark.parametrize(
+    ("algo", "args"),
+    [
+        (Algorithm.lokr, {"factor": "8"}),
+        (Algorithm.lokr, {"factor": 8.0}),
+        (Algorithm.lokr, {"factor": True}),
+        (Algorithm.lokr, {"factor": None}),
+        (Algorithm.lokr, {"full_matrix": 1}),
+        (Algorithm.locon, {"rank_dropout": 1.0}),
+        (Algorithm.locon, {"module_dropout": True}),
+        (Algorithm.tlora, {"sig_type": "first"}),
+        (Algorithm.dylora, {"block_size": 0}),
+        (Algorithm.dylora, {"block_size": 5}),
+    ],
+)
+def test_arguments_of_another_kind_are_told(algo: Algorithm, args: dict[str, object]) -> None:
+    assert problems(with_args(algo, **args))
+
+
+@pytest.mark.parametrize(
+    ("algo", "args"),
+    [
+        (Algorithm.lokr, {"factor": -1, "decompose_both": True, "rank_dropout": 0}),
+        (Algorithm.tlora, {"sig_type": "last"}),
+        (Algorithm.dylora, {"block_size": 8}),
+        (Algorithm.diag_oft, {"constraint": 0.001}),
+    ],
+)
+def test_good_arguments_are_taken(algo: Algorithm, args: dict[str, object]) -> None:
+    plan(with_args(algo, **args))
+
+
+def test_a_rank_of_convolutions_is_without_effect_for_plain_lora() -> None:
+    told = problem(given.settings(network__algo=Algorithm.lora, network__conv_rank=8))
+    assert told.key == "network.conv_rank"
+    assert "network=locon" in told.fix
+
+
+def test_dropout_is_without_effect_for_some_algorithms() -> None:
+    assert problem(given.settings("network=ia3", network__dropout=0.1)).key == "network.dropout"
+
+
+def test_ranks_of_dylora_are_whole_blocks() -> None:
+    told = problem(given.settings("network=dylora", network__rank=18, network__conv_rank=8))
+    assert told.fix == "network.rank=20"
+
+
+def test_lora_needs_a_network_and_finetune_has_none() -> None:
+    assert problem(given.settings(network=None)).key == "network"
+    network = given.settings().network
+    assert problem(given.settings("mode=finetune", network=network)).key == "network"
+
+
+# ---------------------------------------------------------------------------------------------------------- optimizer
+
+
+def test_a_package_that_is_missing_is_told_with_its_install_line() -> None:
+    told = problem(given.settings(optimizer__target="no_such_package.optim.Adam"))
+    assert "pip install no-such-package" in told.fix
+
+
+@pytest.mark.parametrize("target", ["", "AdamW", ".x.y", "torch..AdamW", "torch.optim.", "a b.c", "../x.y"])
+def test_a_target_that_is_no_import_path_is_told(target: str) -> None:
+    assert "not the import path" in problem(given.settings(optimizer__target=target)).reason
+
+
+def test_an_argument_without_a_value_is_told() -> None:
+    assert problem(given.settings(optimizer__args={"weight_decay": None})).fix == "~optimizer.args.weight_decay"
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+
+def test_another_family_is_told_with_the_config_to_choose() -> None:
+    checkpoint = replace(given.CHECKPOINT, family="sdxl")
+    told = problem(given.settings(), given.facts(checkpoint=checkpoint))
+    assert "is a model of family sdxl, and model=demo is for family sd15; sdxl is not supported yet" in told.reason
+    settings = given.settings(model__family="sdxl")
+    assert problem(settings, given.facts()).fix.startswith("model=sd15 model.path=")
+
+
+def test_clip_skip_leaves_a_layer() -> None:
+    assert problem(given.settings(model__clip_skip=3)).fix == "model.clip_skip=2, or model.clip_skip=0"
+    plan(given.settings(model__clip_skip=2))
+
+
+def test_sides_are_multiples_of_the_models_step() -> None:
+    settings = given.settings("model=sd15", "model.path=x", train__resolution_px=500)
+    assert problem(settings).fix == "train.resolution_px=512"
+
+
+def test_the_models_step_is_a_multiple_of_a_latents_pixels() -> None:
+    assert problem(given.settings(model__resolution_step_px=12)).key == "model.resolution_step_px"
+
+
+def test_a_tokenizer_is_a_folder_with_a_vocabulary(tmp_path: Path) -> None:
+    settings = given.settings(model__tokenizer=str(tmp_path))
+    assert problem(settings).key == "model.tokenizer"
+    (tmp_path / "vocab.json").write_text("{}")
+    plan(settings)
+
+
+def test_the_asked_prediction_replaces_the_models_with_a_warning() -> None:
+    made = plan(given.settings(model__prediction=Prediction.v_prediction))
+    assert made.checkpoint.prediction == "v_prediction"
+    assert any("model.prediction=v_prediction" in warning for warning in made.warnings)
+
+
+# ------------------------------------------------------------------------------------------------------------ machine
+
+
+def test_automatic_choices_are_kept_with_their_reasons() -> None:
+    settings = given.settings(data__heldout_dir=None, data__heldout_fraction=0.2)
+    keys = [choice.key for choice in plan(settings).choices]
+    assert keys == [
+        *("hardware", "hardware.precision", "model.prediction", "data.heldout_fraction", "train.max_steps"),
+        "sample.prompts",
+    ]
+    assert all(choice.reason for choice in plan(settings).choices)
+
+
+def test_what_was_asked_for_is_no_choice() -> None:
+    settings = given.settings(
+        hardware__name=PlatformName.cpu,
+        hardware__precision=Precision.fp32,
+        model__prediction=Prediction.epsilon,
+        train__max_steps=5,
+        sample__prompts=["a"],
+    )
+    assert plan(settings).choices == ()
+
+
+@pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp16])
+def test_narrow_precision_is_refused_on_a_cpu(precision: Precision) -> None:
+    assert problem(given.settings(hardware__precision=precision)).fix == "hardware.precision=auto"
+
+
+def test_a_card_trains_in_bfloat16() -> None:
+    assert plan(given.settings(), given.facts(machine=given.CARD)).precision == "bf16"
+
+
+def test_processes_have_a_device_or_core_each() -> None:
+    assert problem(given.settings(hardware__num_processes=5)).fix == "hardware.num_processes=4"
+    told = problem(given.settings(hardware__num_processes=2), given.facts(machine=given.CARD))
+    assert "1 cuda devices" in told.reason
+    assert plan(given.settings(hardware__num_processes=4)).num_processes == 4
+
+
+def test_limits_of_the_cpu_are_not_told_when_the_card_could_not_be_asked() -> None:
+    found = Problem("hardware", "cuda", "torch can't drive cuda here", "hardware=auto")
+    settings = given.settings(hardware__precision=Precision.bf16, hardware__num_processes=8)
+    assert problems(settings, given.facts(problems=(found,))) == (found,)
+
+
+def test_a_full_disk_is_told_with_both_figures() -> None:
+    checkpoint = replace(given.CHECKPOINT, parameters=860_000_000, bytes=4 * 2**30)
+    settings = given.settings("mode=finetune")
+    told = problem(settings, given.facts(checkpoint=checkpoint, disk_free_bytes=10 * 2**30))
+    assert told.key == "hydra.run.dir"
+    assert "10.0 GiB are free" in told.reason
+    assert "about 32.8 GiB" in told.reason
+
+
+def test_an_adapter_needs_far_less_disk() -> None:
+    checkpoint = replace(given.CHECKPOINT, parameters=860_000_000, bytes=4 * 2**30)
+    plan(given.settings(), given.facts(checkpoint=checkpoint, disk_free_bytes=10 * 2**30))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden", "a\nb", "x" * 300])
+def test_weights_have_a_plain_file_name(name: str) -> None:
+    assert problem(given.settings(backend__weights_name=name)).key == "backend.weights_name"
+
+
+# -------------------------------------------------------------------------------------------------------------- steps
+
+
+def steps_of(pictures: int, **values: object) -> tuple[int, str]:
+    """Steps and their reason, from figures that are easy to follow."""
+    figures: dict[str, object] = {
+        "train__samples_per_image": 100,
+        "train__samples_floor": 1600,
+        "train__samples_cap": 3200,
+        "train__min_steps": 100,
+        "train__batch_size": 8,
+    }
+    made = plan(given.settings(**(figures | values)), given.facts(dataset=given.dataset(pictures, 2)))
+    choice = next(choice for choice in made.choices if choice.key == "train.max_steps")
+    return made.steps, choice.reason
+
+
+def test_steps_say_how_they_come_about() -> None:
+    steps, reason = steps_of(24)
+    assert (steps, reason) == (300, "24 pictures x 100 = 2400 samples, within 1600..3200, / batch 8 = 300 steps")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "values", "steps"),
+    [
+        (5, {}, 200),  # the floor
+        (100, {}, 400),  # the cap
+        (1000, {}, 1250),  # ten looks at each picture
+        (25, {"train__batch_size": 7}, 358),  # rounded up
+        (24, {"train__accumulation_steps": 2}, 150),
+        (24, {"hardware__num_processes": 3}, 100),
+        (24, {"train__accumulation_steps": 30}, 100),  # min_steps
+    ],
+)
+def test_steps_follow_pictures_and_batch(pictures: int, values: dict[str, object], steps: int) -> None:
+    assert steps_of(pictures, **values)[0] == steps
+
+
+def test_the_least_steps_are_told() -> None:
+    assert steps_of(24, train__accumulation_steps=30)[1].endswith("= 10 steps, at least 100")
+
+
+def test_a_floor_over_the_cap_is_told() -> None:
+    assert problem(given.settings(train__samples_floor=9000, train__samples_cap=100)).key == "train.samples_floor"
+
+
+def test_asked_for_steps_are_taken() -> None:
+    made = plan(given.settings(train__max_steps=7, train__warmup_fraction=0.3))
+    assert (made.steps, made.warmup_steps) == (7, 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- warnings
+
+
+def warned(settings: Settings, dataset: Dataset) -> str:
+    return "\n".join(plan(settings, given.facts(dataset=dataset)).warnings)
+
+
+def test_the_demo_has_no_warnings() -> None:
+    assert plan(given.settings()).warnings == ()
+
+
+def test_no_heldout_pictures_are_warned_of() -> None:
+    assert "no pictures are held out" in warned(given.settings(), given.dataset(24, 0))
+
+
+def test_a_batch_larger_than_the_dataset_is_warned_of() -> None:
+    assert "train.batch_size=8 is more than the 5 pictures" in warned(given.settings(), given.dataset(5, 1))
+
+
+def test_one_caption_for_nearly_all_is_warned_of() -> None:
+    same = replace(given.dataset(), train=given.pictures(20, caption="sks dog"))
+    assert "20 of 20 pictures have one caption, 'sks dog'" in warned(given.settings(), same)
+
+
+def test_small_pictures_are_warned_of() -> None:
+    assert "24 pictures have fewer pixels" in warned(given.settings(train__resolution_px=128), given.dataset())
+
+
+# -------------------------------------------------------------------------------------------------------- fingerprint
+
+
+def fingerprint(values: dict[str, object]) -> str:
+    return plan(given.settings(**values)).fingerprint
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train__checkpoint_every_steps": 7},
+        {"train__keep_checkpoints": 5},
+        {"train__heldout_every_steps": 0},
+        {"train__gradient_checkpointing": True},
+        {"sample__num_inference_steps": 3},
+        {"sample__prompts": ["x"]},
+        {"tracking__enabled": False},
+        {"data__dir": "/elsewhere"},
+        {"model__path": "/elsewhere"},
+        {"model__prediction": Prediction.epsilon},
+        {"hardware__name": PlatformName.cpu},
+        {"hardware__precision": Precision.fp32},
+        {"backend__weights_name": "other"},
+        {"profile__name": "other"},
+    ],
+)
+def test_the_fingerprint_stays_for_what_changes_no_weight(values: dict[str, object]) -> None:
+    assert fingerprint(values) == fingerprint({})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 1},
+        {"optimizer__lr": 1e-5},
+        {"optimizer__args": {"weight_decay": 0.5}},
+        {"network__rank": 4},
+        {"network__args": {"rank_dropout": 0.1}},
+        {"train__max_steps": 5},
+        {"train__batch_size": 4},
+        {"train__noise_offset": 0.1},
+        {"train__warmup_fraction": 0.2},
+        {"model__prediction": Prediction.v_prediction},
+        {"model__clip_skip": 1},
+        {"hardware__num_processes": 2},
+    ],
+)
+def test_the_fingerprint_follows_what_changes_the_weights(values: dict[str, object]) -> None:
+    assert fingerprint(values) != fingerprint({})
+
+
+def test_the_fingerprint_follows_model_pictures_machine_and_torch() -> None:
+    facts = [
+        given.facts(),
+        given.facts(checkpoint=replace(given.CHECKPOINT, digest="e" * 64)),
+        given.facts(dataset=replace(given.dataset(), digest="f" * 64)),
+        given.facts(machine=given.CARD),
+        given.facts(machine=replace(given.CPU, torch_version="2.14.0")),
+    ]
+    assert len({plan(given.settings(), each).fingerprint for each in facts}) == len(facts)
