@@ -2,27 +2,85 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline import runner, settings
-from pipeline.errors import RunError
+from pipeline import composition, settings
+from pipeline.errors import RunError, Stopped
+
+TYPED = tuple(sys.argv[1:])
+"""The command line as it was typed: sys.argv is completed before Hydra reads it."""
+
+KEPT_DIR = composition.existing_run_dir(TYPED)
+"""A run directory that was there before this command, which is never removed."""
+
+FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+"""The user wants tracebacks, as everywhere with Hydra."""
+
+failed_jobs: list[str] = []
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> None:
+    from pipeline import runner
+
+    job = HydraConfig.get()
+    in_sweep = job.mode is RunMode.MULTIRUN
+    command = composition.command_line(TYPED, tuple(job.overrides.task) if in_sweep else None)
+    run_dir = Path(job.runtime.output_dir)
+    if in_sweep:
+        sys.stdout.write(f"\njob {job.job.num}: {shlex.join(job.overrides.task)}\n")
+        sys.stdout.flush()
     try:
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
-        runner.run(settings.from_config(config), run_dir)
+        ending = runner.run(settings.from_config(config), run_dir, command=command)
+        if ending is not None and ending.error is not None:
+            raise ending.error
+    except Stopped as stopped:
+        _leave(str(stopped), stopped.exit_code)
     except RunError as error:
+        if not in_sweep and not FULL_ERRORS:
+            _leave(str(error), 1)
+        if in_sweep:  # told now: Hydra says it only after the last job
+            failed_jobs.append(f"job {job.job.num} failed: {str(error).splitlines()[0]}")
+            sys.stderr.write(f"{error}\n")
         raise CompactHydraException(str(error)) from error
+    finally:
+        if run_dir != KEPT_DIR:
+            composition.remove_if_unused(run_dir)
+
+
+def start() -> None:
+    """Runs `main` so that every mistake of the user's ends with a plain message and exit code 1."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback and exiting
+    signal.signal(signal.SIGTERM, lambda *_: _leave("Stopped.", 128 + signal.SIGTERM))
+    settings.register()
+    composition.register()
+    try:
+        sys.argv[1:] = composition.complete(TYPED)
+        main()
+    except KeyboardInterrupt:
+        _leave("Stopped.", 128 + signal.SIGINT)
+    except composition.ERRORS as error:
+        message = "\n".join(failed_jobs) or composition.explain(error, sys.argv[1:])
+        if FULL_ERRORS or message is None:
+            raise
+        _leave(message, 1)
+
+
+def _leave(message: str, exit_code: int) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(exit_code)
 
 
 if __name__ == "__main__":
-    settings.register()
-    sys.exit(main())
+    start()

@@ -78,6 +78,11 @@ class Stopped(RunError):
 
     cause = Cause.STOPPED_BY_USER
 
+    def __init__(self, message: str, *, signal_number: int = 2) -> None:
+        self.exit_code = 128 + signal_number
+        """As a shell reports a command that died of the signal."""
+        super().__init__(message)
+
 
 def did_you_mean(word: str, choices: list[str]) -> str:
     """' Did you mean x?' for the nearest of `choices`, or nothing."""

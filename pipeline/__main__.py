@@ -1,0 +1,123 @@
+"""The verbs that train nothing.   python -m pipeline detect PATH | doctor | runs repair | runs ui"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from pipeline.errors import RunError
+from pipeline.settings import PROJECT, PlatformName
+from pipeline.wording import count, machine_lines, size
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "lycoris-lora", "bitsandbytes", "safetensors", "mlflow")
+PROBE_SECONDS = 60
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 1 with a message on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.verb(arguments))
+    except RunError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    from pipeline.checkpoint.recognise import recognise
+
+    checkpoint = recognise(Path(arguments.path))
+    if arguments.json:
+        _tell([json.dumps(asdict(checkpoint) | {"path": str(checkpoint.path)}, indent=1)])
+        return 0
+    _tell(
+        [
+            f"family      {checkpoint.family}",
+            f"layout      {checkpoint.layout}",
+            f"prediction  {checkpoint.prediction}",
+            f"parameters  {count(checkpoint.parameters)} (denoiser)",
+            f"on disk     {size(checkpoint.bytes)}",
+            f"digest      {checkpoint.digest}",
+        ]
+    )
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    from pipeline.machine.probe import probe_machine
+
+    machine, problems = probe_machine(PlatformName.auto, seconds=PROBE_SECONDS)
+    versions = {name: _version(name) for name in PACKAGES}
+    if arguments.json:
+        told = {"machine": asdict(machine), "python": sys.version.split()[0], "packages": versions}
+        _tell([json.dumps(told | {"problems": [str(problem) for problem in problems]}, indent=1)])
+    else:
+        missing = [f"  {name:<14}{version or 'missing'}" for name, version in versions.items()]
+        _tell([*machine_lines(machine), f"  {'python':<14}{sys.version.split()[0]}", *missing])
+        _tell([f"  problem: {problem}" for problem in problems])
+    return 1 if problems else 0
+
+
+def repair(arguments: argparse.Namespace) -> int:
+    from pipeline.tracking.repair import repair_runs
+
+    folders = [Path(folder) for folder in arguments.folders] or _run_folders()
+    repaired = repair_runs(folders, say=lambda line: _tell([line]))
+    _tell([f"{repaired} run{'' if repaired == 1 else 's'} repaired"])
+    return 0
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    from pipeline.tracking.store import ui_argv
+
+    argv, variables = ui_argv(Path(arguments.store), arguments.port)
+    _tell([f"http://127.0.0.1:{arguments.port}   (Ctrl-C ends it)"])
+    os.execvpe(argv[0], argv, {**os.environ, **variables})  # noqa: S606
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    detecting = verbs.add_parser("detect", help="say what a base model is")
+    detecting.add_argument("path", help="a diffusers folder or a safetensors file")
+    detecting.add_argument("--json", action="store_true", help="print JSON")
+    detecting.set_defaults(verb=detect)
+    doctoring = verbs.add_parser("doctor", help="say what this machine can train on")
+    doctoring.add_argument("--json", action="store_true", help="print JSON")
+    doctoring.set_defaults(verb=doctor)
+    runs = verbs.add_parser("runs", help="the tracked runs").add_subparsers(required=True, metavar="VERB")
+    repairing = runs.add_parser("repair", help="end the MLflow runs of killed runs, and send what they lack")
+    repairing.add_argument("folders", nargs="*", help="default: outputs and multirun, here and in the checkout")
+    repairing.set_defaults(verb=repair)
+    showing = runs.add_parser("ui", help="open the MLflow server on this machine")
+    showing.add_argument("--port", type=int, default=5000)
+    showing.add_argument("--store", default=str(PROJECT / "mlflow"), help="folder of the SQLite store")
+    showing.set_defaults(verb=ui)
+    return parser
+
+
+def _run_folders() -> list[Path]:
+    named = [root / name for root in (PROJECT, Path.cwd()) for name in ("outputs", "multirun")]
+    return [folder for folder in dict.fromkeys(named) if folder.is_dir()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _tell(lines: Sequence[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Where to train: in the run's own directory, or in that of an unfinished run that the same command started before.
+
+A run directory is unfinished when its journal has the same fingerprint, it has a whole checkpoint, no finished outcome,
+and nobody holds its lock. The lock is an flock on `run.lock`: it ends with the processes that hold it, the runner and
+its trainer, however they die.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import outcome
+from pipeline.errors import RunError
+from pipeline.journal import FILE_NAME as JOURNAL
+from pipeline.journal import read_journal
+from pipeline.records import Event
+from pipeline.settings import Resume
+
+LOCK_NAME = "run.lock"
+ORPHAN_SECONDS = 60.0
+"""How long a trainer whose runner was killed may take to see it and to end."""
+
+LEFT_BY_A_RUN = (
+    *(JOURNAL, outcome.FILE_NAME, "tracking.json", "config.yaml", "plan.json", "job", "checkpoints", "samples"),
+    *("weights", "logs", "*.log", "*.png", "*.safetensors", "*.part"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run directory that is this process's alone."""
+
+    run_dir: Path
+    lock: int
+    """The open file that holds the lock."""
+    step: int | None
+    """The checkpoint's step that the run goes on from; None for a fresh start."""
+
+
+@contextmanager
+def claimed(fingerprint: str, run_dir: Path, resume: Resume) -> Iterator[Claim]:
+    """The directory to train in, locked while the context lasts. What an older run left in the way of a fresh one is
+    moved to `earlier/`. Raises RunError when another process trains in `run_dir`."""
+    with locked(run_dir) as lock:
+        unfinished = unfinished_run(fingerprint, run_dir, lock) if resume is Resume.auto else None
+        if unfinished is None:
+            set_aside(run_dir)
+        claim = unfinished or Claim(run_dir, lock, None)
+        try:
+            (claim.run_dir / outcome.FILE_NAME).unlink(missing_ok=True)
+            yield claim
+        finally:
+            if claim.lock != lock:
+                os.close(claim.lock)
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[int]:
+    """The lock of a run directory. Raises RunError when another process has it."""
+    lock = _take_lock(run_dir)
+    if lock is None:
+        raise RunError(
+            f"{run_dir} is in use: another run trains there now\n"
+            "    try: wait for it to end, or hydra.run.dir=<another directory>"
+        )
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def unfinished_run(fingerprint: str, run_dir: Path, lock: int) -> Claim | None:
+    """The run to go on with: the one in `run_dir`, whose lock is held, else the newest of the same outputs folder."""
+    if _fingerprint(run_dir) is not None:
+        return Claim(run_dir, lock, last_step(run_dir)) if _can_go_on(run_dir, fingerprint) else None
+    for earlier in _earlier_runs(run_dir):
+        if _fingerprint(earlier) != fingerprint:
+            continue
+        if outcome.is_finished(read_journal(earlier)):  # the same command after a finished run means: once more
+            return None
+        taken = _take_lock(earlier)
+        if taken is not None and _can_go_on(earlier, fingerprint):
+            return Claim(earlier, taken, last_step(earlier))
+        if taken is not None:
+            os.close(taken)
+    return None
+
+
+def set_aside(run_dir: Path) -> Path | None:
+    """Moves what an older run left in `run_dir` to `earlier/<n>`, and nothing that is not a run's."""
+    if not (run_dir / JOURNAL).exists():
+        return None
+    numbers = [int(path.name) for path in run_dir.glob("earlier/*") if path.name.isdecimal()]
+    earlier = run_dir / "earlier" / str(max(numbers, default=0) + 1)
+    earlier.mkdir(parents=True)
+    for path in sorted({path for pattern in LEFT_BY_A_RUN for path in run_dir.glob(pattern)}):
+        path.rename(earlier / path.name)
+    return earlier
+
+
+def last_step(run_dir: Path) -> int | None:
+    """The step of the newest whole checkpoint: one that is still being written has another name."""
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in run_dir.glob("checkpoints/*") if path.is_dir())
+    return max((int(name.group(1)) for name in names if name), default=None)
+
+
+def _can_go_on(run_dir: Path, fingerprint: str) -> bool:
+    """Without a checkpoint there is nothing to go on from, and a fresh journal is the truer one."""
+    same = _fingerprint(run_dir) == fingerprint
+    return same and not outcome.is_finished(read_journal(run_dir)) and last_step(run_dir) is not None
+
+
+def _earlier_runs(run_dir: Path) -> Iterator[Path]:
+    """Newest first, from outputs/<date>/<time>_<name>: other layouts are the user's, or a sweep's, and stay alone."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", run_dir.parent.name):
+        return
+    journals = run_dir.parent.parent.glob(f"????-??-??/*/{JOURNAL}")
+    others = (journal.parent for journal in journals if journal.parent != run_dir)
+    yield from sorted(others, key=lambda path: (path.parent.name, path.name), reverse=True)
+
+
+def _fingerprint(run_dir: Path) -> str | None:
+    """Of the newest start; None where there is no journal."""
+    run = _last_run_event(run_dir)
+    return None if run is None else str(run.data.get("fingerprint"))
+
+
+def _last_run_event(run_dir: Path) -> Event | None:
+    runs = [event for event in read_journal(run_dir) if event.kind == "run"]
+    return runs[-1] if runs else None
+
+
+def _take_lock(run_dir: Path) -> int | None:
+    """None when another process holds it. An orphaned trainer is waited for: it ends by itself."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if not _is_orphan(run_dir) or time.monotonic() > deadline:
+                os.close(lock)
+                return None
+        time.sleep(0.2)
+
+
+def _is_orphan(run_dir: Path) -> bool:
+    """Whether the runner that wrote the journal is gone, as far as this host can tell."""
+    run = _last_run_event(run_dir)
+    if run is None or run.data.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(str(run.data.get("pid"))), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

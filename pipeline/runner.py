@@ -1,0 +1,179 @@
+"""The stages in order: detect, validate, render, then execute inside of log.
+
+A stage's module is loaded when its turn comes, so that nothing heavy is imported before the settings are proven
+runnable. The journal begins when they are: a run that can't start leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline import wording
+from pipeline.display import Display, open_display
+from pipeline.errors import Cause
+from pipeline.files import write_text
+from pipeline.journal import Journal
+from pipeline.outcome import has_outcome, recorded, write_outcome
+from pipeline.records import Ending, Event, Facts, Job, Kind, Outcome, Plan
+from pipeline.resume import Claim, claimed, locked
+from pipeline.settings import Settings, Until, plain
+
+T = TypeVar("T")
+
+
+class Notes:
+    """What the runner tells: on the display at once, and in the journal as soon as there is one."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self._journal: Journal | None = None
+        self._waiting: list[tuple[Kind, dict[str, Any]]] = []
+
+    def tell(self, kind: Kind, **data: Any) -> None:
+        self.display.show(Event(kind, time.time(), data))
+        if self._journal is None:
+            self._waiting.append((kind, data))
+        else:
+            self._journal.write(kind, **data)
+
+    def keep_in(self, journal: Journal) -> None:
+        self._journal = journal
+        for kind, data in self._waiting:
+            journal.write(kind, **data)
+        self._waiting = []
+
+    def stage(self, name: str, work: Callable[[], T], summary: Callable[[T], str]) -> T:
+        began = time.monotonic()
+        result = work()
+        self.tell("stage", name=name, seconds=round(time.monotonic() - began, 3), summary=summary(result))
+        return result
+
+
+def run(settings: Settings, run_dir: Path, *, command: str) -> Ending | None:
+    """Runs the stages up to `settings.until`; None unless that is the last. Raises RunError for what keeps a run from
+    starting; how a training ended is in the Ending, its error too."""
+    began = time.time()
+    with open_display() as display:
+        notes = Notes(display)
+        facts = _detect(settings, run_dir, notes)
+        if settings.until is Until.detect:
+            display.say(wording.facts_lines(facts))
+            return None
+        plan = _validate(settings, facts, notes)
+        if settings.until is Until.validate:
+            display.say(wording.plan_lines(plan))
+            return None
+        if settings.until is Until.render:
+            with locked(run_dir):
+                display.say(wording.job_lines(_render(plan, run_dir, notes)))
+            return None
+        with claimed(plan.fingerprint, run_dir, settings.resume) as claim:
+            return _train(plan, claim, notes, command=command, began=began)
+
+
+def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
+    from pipeline.detect import detect
+
+    return notes.stage("detect", lambda: detect(settings, run_dir), wording.facts_summary)
+
+
+def _validate(settings: Settings, facts: Facts, notes: Notes) -> Plan:
+    from pipeline.validate import validate
+
+    plan = notes.stage("validate", lambda: validate(settings, facts), wording.plan_summary)
+    for choice in plan.choices:
+        notes.tell("choice", key=choice.key, value=_simple(choice.value), reason=choice.reason)
+    for text in plan.warnings:
+        notes.tell("warning", text=text)
+    return plan
+
+
+def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
+    from pipeline.render import render
+
+    settings = yaml.safe_dump(plain(plan.settings), sort_keys=False, allow_unicode=True)
+    write_text(run_dir / "config.yaml", settings)
+    write_text(run_dir / "plan.json", json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
+    return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
+
+
+def _train(plan: Plan, claim: Claim, notes: Notes, *, command: str, began: float) -> Ending:
+    if claim.step is not None:
+        notes.display.say([f"going on with {wording.short_path(claim.run_dir)} from step {claim.step}"])
+    journal = Journal(claim.run_dir)
+    try:
+        journal.write("run", name=claim.run_dir.name, command=command, fingerprint=plan.fingerprint, **_this_process())
+        notes.keep_in(journal)
+        return _execute_logged(plan, claim, notes, command=command, began=began)
+    finally:
+        if not has_outcome(claim.run_dir):  # an error, or a signal, on the way to the trainer or out of it
+            write_outcome(claim.run_dir, _cut_short(claim.run_dir, sys.exc_info()[1]))
+        journal.close()
+
+
+def _execute_logged(plan: Plan, claim: Claim, notes: Notes, *, command: str, began: float) -> Ending:
+    from pipeline.execute import execute
+    from pipeline.log import log
+
+    job = _render(plan, claim.run_dir, notes)
+    with log(plan, job, command=command, began=began) as record:
+        ending = notes.stage(
+            "execute",
+            lambda: execute(job, show=notes.display.show, lock=claim.lock),
+            lambda ending: _execute_summary(ending.outcome),
+        )
+        notes.tell("end", **asdict(ending.outcome))
+        try:
+            notes.stage(
+                "log", lambda: record.close_with(ending.outcome), lambda _: record.page or "the run directory only"
+            )
+        finally:  # also when the user does not wait for MLflow: the training ended as it ended
+            outcome = replace(ending.outcome, mlflow_run_id=record.mlflow_run_id)
+            write_outcome(claim.run_dir, outcome)
+    for text in record.warnings:
+        notes.tell("warning", text=text)
+    if ending.error is None:
+        lines = wording.outcome_lines(outcome, claim.run_dir, page=record.page, ui_command=record.ui_command)
+        notes.display.say(["", *lines])
+    return replace(ending, outcome=outcome)
+
+
+def _execute_summary(outcome: Outcome) -> str:
+    return f"{outcome.status} after {outcome.steps} steps"
+
+
+def _cut_short(run_dir: Path, error: BaseException | None) -> Outcome:
+    """Also for what nobody thought of: a run that began always says how it ended."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return recorded(run_dir, "killed", Cause.STOPPED_BY_USER)
+    return recorded(run_dir, "failed", Cause.UNKNOWN)
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    return asdict(plan) | {"settings": plain(plan.settings)}
+
+
+def _simple(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): _simple(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_simple(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
