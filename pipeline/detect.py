@@ -43,9 +43,18 @@ def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]
 def _look_at_disk(run_dir: Path) -> tuple[int, tuple[Problem, ...]]:
     """Free bytes where the run directory is or will be."""
     run_dir = run_dir.absolute()
-    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    nearest = next(folder for folder in (run_dir, *run_dir.parents) if _is_seen(folder))
+    as_who_we_act = os.access in os.supports_effective_ids
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK, effective_ids=as_who_we_act):
         reason = f"nothing can be written to {nearest}" if nearest.is_dir() else f"{nearest} is not a folder"
         problem = Problem("hydra.run.dir", str(run_dir), reason, "hydra.run.dir=FOLDER, one that you may write to")
         return 0, (problem,)
     return shutil.disk_usage(nearest).free, ()
+
+
+def _is_seen(path: Path) -> bool:
+    """What is in a folder that is closed to us can't be told to exist."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

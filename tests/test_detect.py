@@ -3,14 +3,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.detect import detect
+from pipeline.detect import _look_at_disk, detect
 from pipeline.records import Facts
 from pipeline.settings import PROJECT, PlatformName, Settings
 from tests import given
+
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +74,28 @@ def test_the_models_path_is_told_once(tmp_path: Path) -> None:
     assert told.startswith(f"model.path={tmp_path / 'x'}: there is no such file or folder")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_closed_folder_is_told(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    assert keys(detect(demo_like(tmp_path), closed / "run")) == ["hydra.run.dir"]
+@pytest.mark.parametrize("place", ["closed/run", "closed/inner/run", "readonly/run"])
+def test_a_folder_that_is_closed_to_us_is_told(tmp_path: Path, place: str, without_rights: None) -> None:
+    (tmp_path / "readonly").mkdir(mode=0o555)
+    (tmp_path / "closed" / "inner").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o000)
+    _, (problem,) = _look_at_disk(tmp_path / place)
+    assert problem.key == "hydra.run.dir"
+    assert f"nothing can be written to {tmp_path / place.partition('/')[0]}" in problem.reason
+
+
+@pytest.fixture
+def without_rights(tmp_path: Path) -> Iterator[None]:
+    """Root gives up its rights for the time of a test: it may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(tmp_path, NOBODY, -1)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    os.seteuid(NOBODY)
+    yield
+    os.seteuid(0)
 
 
 def test_a_path_that_can_not_exist_is_told(tmp_path: Path) -> None:
@@ -87,9 +107,10 @@ def test_detect_and_validate_import_nothing_heavy(tmp_path: Path) -> None:
     demo_like(tmp_path)
     code = f"""
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tests import given
-from pipeline.detect import detect
+from pipeline.detect import _look_at_disk, detect
 from pipeline.validate import validate
 from pipeline.settings import PlatformName
 settings = given.settings(

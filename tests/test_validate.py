@@ -174,7 +174,7 @@ def test_arguments_of_another_kind_are_told(algo: Algorithm, args: dict[str, obj
     ("algo", "args"),
     [
         (Algorithm.lokr, {"factor": -1, "decompose_both": True, "rank_dropout": 0}),
-        (Algorithm.tlora, {"sig_type": "last"}),
+        (Algorithm.loha, {"weight_decompose": True}),
         (Algorithm.dylora, {"block_size": 8}),
         (Algorithm.diag_oft, {"constraint": 0.001}),
     ],
@@ -183,8 +183,9 @@ def test_good_arguments_are_taken(algo: Algorithm, args: dict[str, object]) -> N
     plan(with_args(algo, **args))
 
 
-def test_a_rank_of_convolutions_is_without_effect_for_plain_lora() -> None:
-    told = problem(given.settings(network__algo=Algorithm.lora, network__conv_rank=8))
+@pytest.mark.parametrize("algo", [Algorithm.lora, Algorithm.tlora])
+def test_a_rank_of_convolutions_is_without_effect_for_some_algorithms(algo: Algorithm) -> None:
+    told = problem(given.settings(network__algo=algo, network__conv_rank=8))
     assert told.key == "network.conv_rank"
     assert "network=locon" in told.fix
 

@@ -38,6 +38,7 @@ ARGUMENTS: Mapping[Algorithm, Kinds] = {
     Algorithm.tlora: {**SKIPPING, "sig_type": str, "use_data_init": bool},
 }
 
+WITHOUT_CONVOLUTIONS = {Algorithm.lora, Algorithm.tlora}
 WITHOUT_DROPOUT = {Algorithm.dylora, Algorithm.boft, Algorithm.full, Algorithm.ia3}
 """Their modules never apply `network.dropout`."""
 SINGULAR_VECTORS = ("principal", "last", "middle")
@@ -48,8 +49,8 @@ def network_problems(network: Network) -> Iterator[Problem]:
     """Settings of the network that its algorithm does not know, or would leave without effect."""
     for name, value in network.args.items():
         yield from _argument(network.algo, name, value)
-    if network.algo is Algorithm.lora and network.conv_rank > 0:
-        reason = "algo lora adapts no convolutions, so this would have no effect"
+    if network.algo in WITHOUT_CONVOLUTIONS and network.conv_rank > 0:
+        reason = f"algo {network.algo.value} adapts no 3x3 convolutions, so this would have no effect"
         yield Problem("network.conv_rank", network.conv_rank, reason, "network=locon, or network.conv_rank=0")
     if network.algo in WITHOUT_DROPOUT and network.dropout > 0:
         reason = f"algo {network.algo.value} applies no dropout, so this would have no effect"
