@@ -19,7 +19,6 @@ from pipeline.records import Dataset
 from pipeline.settings import Data
 from tests import given
 
-
 AVIF = ["avif"] if features.check("avif") else []
 """Pillow reads it from 11.3 on."""
 

@@ -23,6 +23,7 @@ from pipeline.settings import Data
 NAMED = 5
 """How many files a message names before it counts the rest."""
 MOST_THREADS = 16
+CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".text", ".prompt")
 CAPTION_EXTENSION = re.compile(r"\.[^./\\\0][^/\\\0]*")
 
 
@@ -166,9 +167,6 @@ def _other_extension(without: list[Path], data: Data) -> str | None:
     endings = Counter(file.suffix for file in beside if file.suffix and file.with_suffix("") in stems)
     texts = [ending for ending, _ in endings.most_common() if ending in CAPTION_ENDINGS]
     return next((ending for ending in texts if ending != data.caption_extension), None)
-
-
-CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".text", ".prompt")
 
 
 def _count(files: Sequence[object]) -> str:
