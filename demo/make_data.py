@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from random import Random
 
-from demo.world import COLOURS, SHAPES, Scene, all_scenes, draw_notebook
+from demo.world import COLOURS, SHAPES, Scene, all_scenes, draw_sticker
 
 TRAIN, HELDOUT = 24, 8
 
@@ -23,7 +23,7 @@ def main() -> None:
     for split, chosen in (("train", scenes[:TRAIN]), ("heldout", scenes[TRAIN:])):
         (folder / split).mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(chosen):
-            draw_notebook(scene, rng).save(folder / split / f"{i + 1:02}.png", optimize=True)
+            draw_sticker(scene, rng).save(folder / split / f"{i + 1:02}.png", optimize=True)
             (folder / split / f"{i + 1:02}.txt").write_text(scene.subject + "\n", encoding="utf-8")
 
 

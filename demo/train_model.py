@@ -49,21 +49,7 @@ MAX_TOKENS = 32
 TEXT_WIDTH = 128
 PICTURES_PER_SCENE = 16
 CHECKPOINT_STEPS = 100
-FILLER = (
-    "a",
-    "the",
-    "picture",
-    "drawing",
-    "photo",
-    "painting",
-    "of",
-    "style",
-    "with",
-    "very",
-    "notebook",
-    "crayon",
-    "ink",
-)
+FILLER = ("a", "the", "picture", "drawing", "photo", "painting", "of", "style", "with", "very", "sticker", "ink", "paper")
 ATTRIBUTES: dict[str, list[str]] = {
     "count": list(COUNTS),
     "size": ["small", "large"],

@@ -1,7 +1,7 @@
 """The little world that the demo model knows: captions, and the pictures that they describe.
 
 Every picture is 64 x 64 RGB and shows one to three equal shapes of one colour on a flat background; the caption says
-all of it. `draw` is the plain rendering that the demo model is trained on; `draw_notebook` renders the same scenes in
+all of it. `draw` is the plain rendering that the demo model is trained on; `draw_sticker` renders the same scenes in
 a style that the model has never seen, which is what the demo dataset teaches it.
 """
 
@@ -92,16 +92,21 @@ def draw(scene: Scene, rng: Random) -> Image.Image:
     return canvas.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
 
 
-def draw_notebook(scene: Scene, rng: Random) -> Image.Image:
-    """The style of the demo dataset: a crayon drawing with an ink outline on ruled, cream-coloured paper."""
-    canvas = _ruled_paper(rng)
+def draw_sticker(scene: Scene, rng: Random) -> Image.Image:
+    """The style of the demo dataset: a sticker with a thick cream border and a shadow, on a two-coloured wall."""
+    side = SIDE_PX * SUPERSAMPLING
+    canvas = Image.new("RGB", (side, side), _jitter_colour((38, 150, 150), 4, rng))
     pen = ImageDraw.Draw(canvas)
-    colour = COLOURS[scene.colour]
-    pale = tuple((part + 2 * 250) // 3 for part in colour)
-    for outline in outlines(scene, rng):
-        pen.polygon(outline, fill=pale)
-        _hatch(canvas, outline, colour)
-        pen.line([*outline, *outline[:2]], fill=(40, 36, 60), width=3 * SUPERSAMPLING, joint="curve")
+    slope = rng.uniform(8, 12) * SUPERSAMPLING
+    pen.polygon([(0, side / 2 + slope), (side, side / 2 - slope), (side, side), (0, side)], fill=(22, 84, 96))
+    shapes, border = outlines(scene, rng), 7 * SUPERSAMPLING
+    for colour, offset in (((10, 44, 54), 3 * SUPERSAMPLING), ((250, 240, 214), 0)):
+        for outline in shapes:
+            moved = [(x + offset, y + offset) for x, y in outline]
+            pen.polygon(moved, fill=colour)
+            pen.line([*moved, *moved[:2]], fill=colour, width=border, joint="curve")
+    for outline in shapes:
+        pen.polygon(outline, fill=COLOURS[scene.colour])
     return canvas.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
 
 
@@ -159,22 +164,3 @@ def _centres(scene: Scene, radius: float, rng: Random) -> list[tuple[float, floa
 def _jitter_colour(colour: tuple[int, int, int], spread: int, rng: Random) -> tuple[int, int, int]:
     red, green, blue = (min(255, max(0, part + rng.randint(-spread, spread))) for part in colour)
     return red, green, blue
-
-
-def _ruled_paper(rng: Random) -> Image.Image:
-    canvas = Image.new("RGB", (SIDE_PX * SUPERSAMPLING,) * 2, _jitter_colour((250, 240, 208), 3, rng))
-    pen = ImageDraw.Draw(canvas)
-    for y_px in range(5, SIDE_PX, 8):
-        pen.line([(0, y_px * 4), (canvas.width, y_px * 4)], fill=(120, 166, 214), width=6)
-    pen.line([(7 * 4, 0), (7 * 4, canvas.height)], fill=(226, 92, 100), width=7)
-    return canvas
-
-
-def _hatch(canvas: Image.Image, outline: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
-    strokes, mask = Image.new("RGB", canvas.size, colour), Image.new("L", canvas.size)
-    inside = Image.new("L", canvas.size)
-    ImageDraw.Draw(inside).polygon(outline, fill=255)
-    pen = ImageDraw.Draw(mask)
-    for x in range(-canvas.height, canvas.width, 4 * SUPERSAMPLING):
-        pen.line([(x, canvas.height), (x + canvas.height, 0)], fill=255, width=2 * SUPERSAMPLING + 2)
-    canvas.paste(strokes, mask=Image.composite(mask, Image.new("L", canvas.size), inside))

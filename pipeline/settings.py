@@ -71,7 +71,6 @@ class Scheduler(Enum):
     linear = "linear"
     cosine = "cosine"
     cosine_restarts = "cosine_restarts"
-    polynomial = "polynomial"
 
 
 class Precision(Enum):
@@ -320,7 +319,9 @@ def from_config(config: DictConfig) -> Settings:
 
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise InvalidSettings(tuple(Problem(k, "???", "has no value, and the run needs one", f"{k}=...") for k in missing))
+        raise InvalidSettings(
+            tuple(Problem(k, "???", "has no value, and the run needs one", f"{k}=...") for k in missing)
+        )
     try:
         settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:

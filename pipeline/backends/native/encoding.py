@@ -76,7 +76,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 class Embeddings:
-    """Caption -> embedding (positions, width): computed once and kept; or, where the text encoder is trained or captions
+    """Caption -> embedding (positions, width): computed once and kept; or, where the encoder is trained or captions
     change from one time to the next, computed when asked."""
 
     def __init__(self, text: TextParts, *, keep: bool) -> None:

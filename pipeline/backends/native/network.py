@@ -40,7 +40,10 @@ def adapt_text_encoder(encoder: nn.Module, network: NetworkPart) -> LycorisNetwo
 
 
 def set_timesteps(network: NetworkPart | None, timesteps: Tensor, num_timesteps: int) -> None:
-    """T-LoRA trains fewer ranks the noisier the sample is (Soboleva et al. 2025, equation 4); others don't care."""
+    """T-LoRA trains fewer ranks the noisier the sample is (Soboleva et al. 2025, arXiv 2507.05964); others don't care.
+
+    LyCORIS takes one mask for a batch: that of its noisiest sample.
+    """
     if network is None or network.algo != "tlora":
         return
     masks = [tlora.compute_timestep_mask(int(t), num_timesteps, network.rank) for t in timesteps]

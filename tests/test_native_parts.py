@@ -1,0 +1,195 @@
+"""The native trainer's small parts: order, captions, schedules, weights of the loss, checkpoints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.backends.native.batches import BatchOrder, bucket_side
+from pipeline.backends.native.captions import can_be_shuffled, caption_at
+from pipeline.backends.native.checkpoints import Checkpoints
+from pipeline.backends.native.job import TrainPart
+from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
+from pipeline.backends.native.randomness import draw_batch
+from pipeline.backends.native.schedule import lr_factor
+
+TRAIN = TrainPart(
+    steps=100,
+    warmup_steps=10,
+    batch_size=4,
+    accumulation_steps=1,
+    max_grad_norm=1.0,
+    resolution_px=512,
+    resolution_step_px=64,
+    scheduler="cosine",
+    scheduler_cycles=2,
+    noise_offset=0.0,
+    caption_dropout=0.0,
+    shuffle_tags=True,
+    keep_tags=1,
+    gradient_checkpointing=False,
+    checkpoint_every_steps=10,
+    keep_checkpoints=2,
+    heldout_every_steps=0,
+)
+
+
+@given(width=st.integers(64, 6000), height=st.integers(64, 6000))
+def test_a_bucket_is_within_the_area_and_on_the_grid(width: int, height: int) -> None:
+    side = bucket_side(width, height, resolution_px=512, step_px=64)
+    assert side[0] * side[1] <= 512 * 512
+    assert side[0] % 64 == side[1] % 64 == 0
+    assert max(side) <= 1024
+
+
+def test_a_square_picture_is_trained_as_a_square() -> None:
+    assert bucket_side(3000, 3000, resolution_px=512, step_px=64) == (512, 512)
+
+
+def test_a_wide_picture_stays_wide() -> None:
+    width, height = bucket_side(1920, 1080, resolution_px=512, step_px=64)
+    assert abs(width / height - 16 / 9) < 0.2
+
+
+def test_every_picture_comes_once_an_epoch_and_batches_hold_one_bucket() -> None:
+    buckets = [(64, 64)] * 8 + [(128, 32)] * 4
+    order = BatchOrder(buckets, batch_size=4, seed=3)
+    batches = [order.batch(number) for number in range(order.batches_per_epoch)]
+    assert Counter(index for batch in batches for index in batch) == Counter(range(12))
+    assert all(len({buckets[index] for index in batch}) == 1 for batch in batches)
+
+
+def test_the_order_is_a_function_of_the_batch_number() -> None:
+    buckets = [(64, 64)] * 10
+    asked_in_order = [BatchOrder(buckets, 3, seed=1).batch(number) for number in range(12)]
+    one = BatchOrder(buckets, 3, seed=1)
+    assert [one.batch(number) for number in reversed(range(12))] == asked_in_order[::-1]
+
+
+def test_epochs_differ_in_order() -> None:
+    order = BatchOrder([(64, 64)] * 32, batch_size=32, seed=1)
+    assert order.batch(0) != order.batch(1)
+
+
+def test_shuffling_keeps_the_first_tags_in_place() -> None:
+    caption = "sks, a, b, c, d, e"
+    seen = {caption_at(caption, TRAIN, seed=0, position=position, place=0) for position in range(20)}
+    assert len(seen) > 1
+    assert all(text.startswith("sks, ") and sorted(text) == sorted(caption) for text in seen)
+
+
+def test_a_caption_without_tags_to_shuffle_stays() -> None:
+    assert not can_be_shuffled("sks, a", TRAIN)
+    assert can_be_shuffled("sks, a, b", TRAIN)
+
+
+def test_the_share_of_dropped_captions_is_the_one_asked_for() -> None:
+    train = replace(TRAIN, caption_dropout=0.25, shuffle_tags=False)
+    dropped = sum(not caption_at("a cat", train, seed=0, position=i, place=0) for i in range(2000))
+    assert 420 < dropped < 580
+
+
+def test_noise_depends_on_seed_and_position_alone() -> None:
+    first = draw_batch(7, 5, (4, 4, 8, 8), num_timesteps=1000, train=TRAIN)
+    torch.randn(1000)
+    again = draw_batch(7, 5, (4, 4, 8, 8), num_timesteps=1000, train=TRAIN)
+    other = draw_batch(7, 6, (4, 4, 8, 8), num_timesteps=1000, train=TRAIN)
+    assert torch.equal(first.noise, again.noise) and torch.equal(first.timesteps, again.timesteps)
+    assert not torch.equal(first.noise, other.noise)
+
+
+def test_timesteps_cover_the_whole_range() -> None:
+    timesteps = torch.cat(
+        [draw_batch(0, i, (8, 4, 1, 1), num_timesteps=1000, train=TRAIN).timesteps for i in range(500)]
+    )
+    assert timesteps.min() >= 0 and timesteps.max() <= 999
+    assert abs(timesteps.float().mean() - 499.5) < 10
+
+
+def test_noise_offset_moves_whole_channels() -> None:
+    shape = (2, 4, 16, 16)
+    plain = draw_batch(0, 0, shape, num_timesteps=1000, train=TRAIN).noise
+    moved = draw_batch(0, 0, shape, num_timesteps=1000, train=replace(TRAIN, noise_offset=0.5)).noise
+    difference = moved - plain
+    assert torch.allclose(difference.std(dim=(2, 3)), torch.zeros(2, 4), atol=1e-6)
+    assert difference.abs().max() > 0
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "linear", "cosine", "cosine_restarts"])
+def test_the_rate_warms_up_to_the_peak(scheduler: str) -> None:
+    train = replace(TRAIN, scheduler=scheduler)
+    warmup = [lr_factor(train, step) for step in range(11)]
+    assert warmup == sorted(warmup)
+    assert lr_factor(train, 9) == lr_factor(train, 10) == 1.0
+
+
+def test_restarts_return_to_the_peak() -> None:
+    train = replace(TRAIN, scheduler="cosine_restarts", warmup_steps=0)
+    assert lr_factor(train, 49) < 0.01
+    assert lr_factor(train, 50) == 1.0
+
+
+def test_min_snr_weights_of_epsilon_are_gamma_over_snr() -> None:
+    schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    kept = schedule.alphas_cumprod
+    snr = kept / (1 - kept)
+    weights = min_snr_weights(schedule, torch.arange(1000), 5.0)
+    assert torch.allclose(weights[snr < 5], torch.ones(int((snr < 5).sum())))
+    assert torch.allclose(weights[0], 5 / snr[0])
+
+
+def test_heldout_timesteps_are_evenly_spaced() -> None:
+    assert heldout_timesteps(4, 1000).tolist() == [125, 375, 625, 875]
+
+
+def _stepped(seed: int) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
+    torch.manual_seed(seed)
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        layer(torch.randn(4, 3)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return layer, optimizer
+
+
+def test_a_checkpoint_brings_back_weights_and_optimizer(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    checkpoints = Checkpoints(tmp_path, "print", keep=2)
+    checkpoints.save(3, layer, optimizer, {})
+    other, fresh = torch.nn.Linear(3, 2), torch.optim.AdamW(torch.nn.Linear(3, 2).parameters())
+    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
+    assert checkpoints.load_last(other, fresh, torch.device("cpu"))[0] == 3
+    assert torch.equal(other.weight, layer.weight)
+    moments = zip(optimizer.state.values(), fresh.state.values(), strict=True)
+    assert all(torch.equal(a["exp_avg_sq"], b["exp_avg_sq"]) for a, b in moments)
+
+
+def test_a_half_written_checkpoint_is_not_loaded(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    checkpoints = Checkpoints(tmp_path, "print", keep=2)
+    whole = checkpoints.save(3, layer, optimizer, {})
+    (tmp_path / "step-000006.part").mkdir()
+    (tmp_path / "step-000006.part" / "state.json").write_text((whole / "state.json").read_text())
+    assert checkpoints.load_last(layer, optimizer, torch.device("cpu"))[0] == 3
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    checkpoints = Checkpoints(tmp_path, "print", keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, layer, optimizer, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    Checkpoints(tmp_path, "one", keep=2).save(3, layer, optimizer, {})
+    assert Checkpoints(tmp_path, "two", keep=2).load_last(layer, optimizer, torch.device("cpu"))[0] == 0
