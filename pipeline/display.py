@@ -135,7 +135,8 @@ def _told(event: Event) -> list[tuple[str, str]]:
     match event.kind:
         case "stage":
             seconds = duration(number(data.get("seconds")) or 0.0)
-            return [(f"✓ {data['name']!s:<9}{data['summary']}   {seconds}", "bold")]
+            mark, style = ("✓", "green") if data.get("succeeded", True) else ("✗", "red")
+            return [(f"{mark} {data['name']!s:<9}{data['summary']}   {seconds}", style)]
         case "choice":
             line = choice_line(Choice(str(data["key"]), data["value"], str(data["reason"])))
             return [(f"    {line}", "dim")]
@@ -195,11 +196,10 @@ class Terminal:
             self._task = None
 
     def _print(self, text: str, style: str) -> None:
-        mark, rest = ("✓ ", text[2:]) if text.startswith("✓ ") else ("", text)
-        if mark:
-            self._console.print(mark, style="green", end="", markup=False, highlight=False)
-            style = ""
-        self._console.print(rest, style=style or None, markup=False, highlight=False, soft_wrap=True)
+        if text.startswith(("✓", "✗")):  # only the mark has the colour
+            self._console.print(text[0], style=style, end="", markup=False, highlight=False)
+            text, style = text[1:], ""
+        self._console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Runner and trainer both append to it, each line in one write. What is shown and 
 
     kind        data
     run         name, command, fingerprint, pid, host: written by the runner at each start (again when it goes on)
-    stage       name, seconds, summary
+    stage       name, seconds, summary, succeeded
     choice      key, value, reason: an automatic choice
     phase       text: what the trainer is busy with before and after the loop ("encoding 24 pictures")
     step        step, steps, loss, lr, steps_per_second, memory_bytes: one optimizer update

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,11 @@ class Claim:
 
 
 @contextmanager
-def claimed(fingerprint: str, run_dir: Path, resume: Resume) -> Iterator[Claim]:
+def claimed(fingerprint: str, run_dir: Path, resume: Resume, *, say: Callable[[str], None]) -> Iterator[Claim]:
     """The directory to train in, locked while the context lasts. What an older run left in the way of a fresh one is
-    moved to `earlier/`. Raises RunError when another process trains in `run_dir`."""
-    with locked(run_dir) as lock:
-        unfinished = unfinished_run(fingerprint, run_dir, lock) if resume is Resume.auto else None
+    moved to `earlier/`. `say` is told of what takes time. Raises RunError when another process trains in `run_dir`."""
+    with locked(run_dir, say=say) as lock:
+        unfinished = unfinished_run(fingerprint, run_dir, lock, say=say) if resume is Resume.auto else None
         if unfinished is None:
             set_aside(run_dir)
         claim = unfinished or Claim(run_dir, lock, None)
@@ -63,9 +63,9 @@ def claimed(fingerprint: str, run_dir: Path, resume: Resume) -> Iterator[Claim]:
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[int]:
+def locked(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[int]:
     """The lock of a run directory. Raises RunError when another process has it."""
-    lock = _take_lock(run_dir)
+    lock = _take_lock(run_dir, say)
     if lock is None:
         raise RunError(
             f"{run_dir} is in use: another run trains there now\n"
@@ -77,7 +77,7 @@ def locked(run_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def unfinished_run(fingerprint: str, run_dir: Path, lock: int) -> Claim | None:
+def unfinished_run(fingerprint: str, run_dir: Path, lock: int, *, say: Callable[[str], None]) -> Claim | None:
     """The run to go on with: the one in `run_dir`, whose lock is held, else the newest of the same outputs folder."""
     if _fingerprint(run_dir) is not None:
         return Claim(run_dir, lock, last_step(run_dir)) if _can_go_on(run_dir, fingerprint) else None
@@ -86,7 +86,7 @@ def unfinished_run(fingerprint: str, run_dir: Path, lock: int) -> Claim | None:
             continue
         if outcome.is_finished(read_journal(earlier)):  # the same command after a finished run means: once more
             return None
-        taken = _take_lock(earlier)
+        taken = _take_lock(earlier, say)
         if taken is not None and _can_go_on(earlier, fingerprint):
             return Claim(earlier, taken, last_step(earlier))
         if taken is not None:
@@ -138,20 +138,29 @@ def _last_run_event(run_dir: Path) -> Event | None:
     return runs[-1] if runs else None
 
 
-def _take_lock(run_dir: Path) -> int | None:
+def _take_lock(run_dir: Path, say: Callable[[str], None]) -> int | None:
     """None when another process holds it. An orphaned trainer is waited for: it ends by itself."""
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if not _is_orphan(run_dir) or time.monotonic() > deadline:
-                os.close(lock)
-                return None
-        time.sleep(0.2)
+    if _lock_now(lock):
+        return lock
+    if _is_orphan(run_dir):
+        say(f"waiting for the trainer in {run_dir} to end: its runner was killed")
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            if _lock_now(lock):
+                return lock
+    os.close(lock)
+    return None
+
+
+def _lock_now(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_orphan(run_dir: Path) -> bool:

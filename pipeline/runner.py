@@ -47,6 +47,10 @@ class Notes:
         else:
             self._journal.write(kind, **data)
 
+    def say(self, text: str) -> None:
+        """On the display only."""
+        self.display.say([text])
+
     def keep_in(self, journal: Journal) -> None:
         self._journal = journal
         for kind, data in self._waiting:
@@ -56,7 +60,9 @@ class Notes:
     def stage(self, name: str, work: Callable[[], T], summary: Callable[[T], str]) -> T:
         began = time.monotonic()
         result = work()
-        self.tell("stage", name=name, seconds=round(time.monotonic() - began, 3), summary=summary(result))
+        seconds = round(time.monotonic() - began, 3)
+        succeeded = not (isinstance(result, Ending) and result.error)
+        self.tell("stage", name=name, seconds=seconds, summary=summary(result), succeeded=succeeded)
         return result
 
 
@@ -75,10 +81,10 @@ def run(settings: Settings, run_dir: Path, *, command: str) -> Ending | None:
             display.say(wording.plan_lines(plan))
             return None
         if settings.until is Until.render:
-            with locked(run_dir):
+            with locked(run_dir, say=notes.say):
                 display.say(wording.job_lines(_render(plan, run_dir, notes)))
             return None
-        with claimed(plan.fingerprint, run_dir, settings.resume) as claim:
+        with claimed(plan.fingerprint, run_dir, settings.resume, say=notes.say) as claim:
             return _train(plan, claim, notes, command=command, began=began)
 
 
@@ -110,7 +116,7 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
 
 def _train(plan: Plan, claim: Claim, notes: Notes, *, command: str, began: float) -> Ending:
     if claim.step is not None:
-        notes.display.say([f"going on with {wording.short_path(claim.run_dir)} from step {claim.step}"])
+        notes.say(f"going on with {wording.short_path(claim.run_dir)} from step {claim.step}")
     journal = Journal(claim.run_dir)
     try:
         journal.write("run", name=claim.run_dir.name, command=command, fingerprint=plan.fingerprint, **_this_process())

@@ -39,6 +39,11 @@ def test_stage_is_one_line_with_its_finding_and_time() -> None:
     assert lines == ["✓ detect   cpu, 2 cores · 24 + 8 pictures   0.4 s"]
 
 
+def test_stage_that_did_not_succeed_is_marked() -> None:
+    stage = event("stage", name="execute", seconds=1.0, summary="failed after 3 steps", succeeded=False)
+    assert printed(stage)[0].startswith("✗ execute")
+
+
 def test_choices_and_warnings_are_told() -> None:
     lines = printed(
         event("choice", key="hardware.precision", value="fp32", reason="few CPUs have bf16"),

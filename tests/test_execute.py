@@ -235,7 +235,7 @@ def test_an_orphaned_trainer_keeps_the_lock(tmp_path: Path) -> None:
     from pipeline.resume import locked
     from tests.test_execute import job_of
     run_dir = Path({str(tmp_path)!r})
-    with locked(run_dir) as lock:
+    with locked(run_dir, say=print) as lock:
         execute(job_of(run_dir, "journal.write('phase', text='ready'); time.sleep(1.5)"), show=print, lock=lock)
     """
     runner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=PROJECT, stdout=subprocess.DEVNULL)
@@ -267,6 +267,6 @@ def test_seconds_leave_out_the_time_between_two_starts() -> None:
 
 
 def test_lock_is_free_again_after_the_context(tmp_path: Path) -> None:
-    with locked(tmp_path):
+    with locked(tmp_path, say=print):
         assert not is_free(tmp_path)
     assert is_free(tmp_path)

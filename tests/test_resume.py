@@ -39,7 +39,7 @@ def ended(run_dir: Path, status: str) -> Path:
 
 
 def claim(run_dir: Path, resume: Resume = Resume.auto, fingerprint: str = "same") -> tuple[Path, int | None]:
-    with claimed(fingerprint, run_dir, resume) as claimed_dir:
+    with claimed(fingerprint, run_dir, resume, say=print) as claimed_dir:
         return claimed_dir.run_dir, claimed_dir.step
 
 
@@ -127,7 +127,7 @@ def test_run_that_is_alive_is_left_alone(new: Path) -> None:
         assert claim(new) == (new, None)
 
 
-def test_orphaned_trainer_is_waited_for(new: Path) -> None:
+def test_orphaned_trainer_is_waited_for(new: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     killed = started(older(new), pid=gone.pid)
@@ -141,11 +141,12 @@ def test_orphaned_trainer_is_waited_for(new: Path) -> None:
         began = time.monotonic()
         assert claim(new) == (killed, 5)
         assert time.monotonic() - began > 0.2
+    assert "waiting for the trainer" in capsys.readouterr().out
 
 
 def test_lock_of_the_directory_that_is_gone_on_with_is_held(new: Path) -> None:
     killed = started(older(new))
-    with claimed("same", new, Resume.auto):
+    with claimed("same", new, Resume.auto, say=print):
         check = f"import fcntl; fcntl.flock(open({str(killed / LOCK_NAME)!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         assert subprocess.run([sys.executable, "-c", check], stderr=subprocess.DEVNULL, check=False).returncode == 1
 
@@ -193,5 +194,9 @@ class TestNamedDirectory:
 
     def test_live_run_is_an_error(self, tmp_path: Path) -> None:
         mine = started(tmp_path / "mine")
-        with held_by_another(mine), pytest.raises(RunError, match="is in use"), claimed("same", mine, Resume.auto):
+        with (
+            held_by_another(mine),
+            pytest.raises(RunError, match="is in use"),
+            claimed("same", mine, Resume.auto, say=print),
+        ):
             pass
