@@ -68,7 +68,7 @@ def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
             layout=plan.checkpoint.layout,
             prediction=_prediction(plan),
             clip_skip=settings.model.clip_skip,
-            tokenizer=settings.model.tokenizer or "",
+            tokenizer=str(Path(settings.model.tokenizer).resolve()) if settings.model.tokenizer else "",
         ),
         network=_network(settings.network),
         optimizer=OptimizerPart(
@@ -261,7 +261,7 @@ def _accelerate_config(plan: Plan) -> str:
         "num_processes": plan.num_processes,
         "machine_rank": 0,
         "main_training_function": "main",
-        "use_cpu": plan.machine.platform == "cpu",
+        "use_cpu": False,
         "debug": False,
         "downcast_bf16": "no",
         "rdzv_backend": "static",
@@ -271,13 +271,13 @@ def _accelerate_config(plan: Plan) -> str:
 
 
 def _distributed_type(plan: Plan) -> str:
-    return {"cpu": "MULTI_CPU", "xpu": "MULTI_XPU"}.get(plan.machine.platform, "MULTI_GPU")
+    return "MULTI_XPU" if plan.machine.platform == "xpu" else "MULTI_GPU"
 
 
 def _accelerate_launch(plan: Plan, config: Path) -> tuple[str, ...]:
-    flags = ("--cpu",) if plan.machine.platform == "cpu" else ("--multi_gpu",)
+    # --multi_gpu is what makes the launcher start several processes, on a CPU too: with --cpu it starts one.
     return (
-        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *flags),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--multi_gpu"),
         *("--num_processes", str(plan.num_processes), "--num_machines", "1", "--machine_rank", "0"),
         *("--mixed_precision", {"fp32": "no"}.get(plan.precision, plan.precision), "--main_process_ip", "127.0.0.1"),
         *("--main_process_port", "0", "-m", "pipeline.backends.native"),
