@@ -1,0 +1,1 @@
+"""MLflow: its store, the feed from a run's journal, and the repair of runs whose runner died."""

@@ -1,0 +1,40 @@
+"""Locks on files: they end with the process that holds them, however it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import TrackingError
+
+_POLL_SECONDS = 0.1
+
+
+@contextmanager
+def locked(path: Path, *, wait_seconds: float) -> Iterator[None]:
+    """Holds an exclusive lock on the file. Raises TrackingError when another process keeps it for `wait_seconds`."""
+    deadline = time.monotonic() + wait_seconds
+    with path.open("a") as file:
+        while not _take(file.fileno()):
+            if time.monotonic() > deadline:
+                raise TrackingError(f"{path} is locked by another process for more than {wait_seconds:g} seconds")
+            time.sleep(_POLL_SECONDS)
+        yield
+
+
+@contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """True, and the lock is held, unless another process holds it."""
+    with path.open("a") as file:
+        yield _take(file.fileno())
+
+
+def _take(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
