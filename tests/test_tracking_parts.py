@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_process_that_ended_is_dead() -> None:
     assert is_alive(told) is False
 
 
+def test_process_that_nobody_reaped_is_dead() -> None:
+    code = "from pipeline.tracking.owner import this_owner; print(this_owner())"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        owner = process.stdout.read().strip()
+        deadline = time.monotonic() + 10
+        while is_alive(owner) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert is_alive(owner) is False
+
+
 def test_another_process_of_the_same_number_is_not_the_owner() -> None:
     host, boot, pid, _ = this_owner().rsplit(":", 3)
     assert is_alive(f"{host}:{boot}:{pid}:1") is False
@@ -72,6 +84,9 @@ def test_process_of_another_host_cannot_be_asked() -> None:
 def sampled(run_dir: Path) -> list[dict[str, object]]:
     sampler = Sampler(run_dir, interval_seconds=60)
     sampler.start()
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:  # something to measure
+        pass
     sampler.stop()
     return [dict(event.data) for event in read_journal(run_dir)]
 
@@ -83,6 +98,7 @@ def test_first_sample_comes_at_once_under_the_names_of_the_ui(tmp_path: Path) ->
     values = event["values"]
     assert isinstance(values, dict) and {f"system/{name}" for name in names} <= set(values)
     assert event["step"] == 0
+    assert values["system/cpu_utilization_percentage"] > 0
 
 
 def test_samples_of_a_run_that_goes_on_count_on(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+_GONE = "gone"
+
 
 def this_owner() -> str:
     """`host:boot_id:pid:start_time` of this process."""
@@ -31,14 +33,14 @@ def _boot_id() -> str:
 def _start_time(pid: int) -> str:
     """In clock ticks since the boot where /proc has it: unlike a time of day it does not move when the clock is set."""
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-        return after_name.split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return _GONE if fields[0] in "ZX" else fields[19]  # a process that nobody has reaped is dead all the same
     except OSError:
         return _start_time_without_proc(pid)
 
 
 def _start_time_without_proc(pid: int) -> str:
     try:
-        return "gone" if Path("/proc/self/stat").exists() else str(int(psutil.Process(pid).create_time()))
+        return _GONE if Path("/proc/self/stat").exists() else str(int(psutil.Process(pid).create_time()))
     except psutil.Error:
-        return "gone"
+        return _GONE

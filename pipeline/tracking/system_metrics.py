@@ -39,7 +39,8 @@ class Sampler(threading.Thread):
     def run(self) -> None:
         journal = Journal(self._run_dir)
         received, sent = _network_megabytes()
-        psutil.cpu_percent(interval=_FIRST_CPU_SECONDS)  # a use is measured since the call before
+        psutil.cpu_percent()  # the use of the processor is measured from call to call
+        self._stopped.wait(_FIRST_CPU_SECONDS)
         for step in count(_next_step(self._run_dir)):
             values = sample(self._run_dir)
             now_received, now_sent = _network_megabytes()
