@@ -132,7 +132,9 @@ class Job:
     """The checkpoint's step that this run goes on from; 0 at the start."""
 
 
-Kind = Literal["run", "stage", "choice", "step", "metric", "sample", "checkpoint", "weights", "warning", "phase", "failure", "end"]
+Kind = Literal[
+    "run", "stage", "choice", "step", "metric", "sample", "checkpoint", "weights", "warning", "phase", "failure", "end"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def plan_for(tiny_model: Path) -> PlanFor:
         settings = compose_settings(f"model.path={model}", *overrides)
         return Plan(
             settings=settings,
-            machine=Machine("cpu", ("cpu",), 8 << 30, 2, False, "2"),
+            machine=Machine("cpu", ("cpu",), 8 << 30, len(os.sched_getaffinity(0)), False, "2"),
             checkpoint=Checkpoint(
                 path=model,
                 layout="diffusers" if model.is_dir() else "single_file",
