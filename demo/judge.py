@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from demo.world import BACKGROUNDS, COLOURS, SHAPES, unit_polygon
 
 Mask = NDArray[np.bool_]
 TEMPLATE_PX = 48
+DIFFERENT = 60
+"""Of 255, in any channel: less is the background."""
 MIN_OBJECT_PX = 40
 """Smaller blots are no objects: the smallest star of the world covers about 90 pixels."""
 
@@ -32,7 +35,7 @@ def look(picture: Image.Image) -> Seen:
     border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
     background = np.median(border, axis=0)
     difference = np.abs(pixels - background).max(axis=2)
-    objects = [area for area in _areas(difference > 60) if area.sum() >= MIN_OBJECT_PX]
+    objects = [area for area in _areas(difference > DIFFERENT) if area.sum() >= MIN_OBJECT_PX]
     if not objects:
         return Seen(0, "", "", _nearest(background, BACKGROUNDS))
     inside = np.any(objects, axis=0)
@@ -52,16 +55,15 @@ def _nearest(colour: NDArray[np.float64], palette: dict[str, tuple[int, int, int
 
 
 def _areas(mask: Mask) -> list[Mask]:
-    """Connected areas, by flooding from each pixel that no area has yet."""
-    canvas = Image.fromarray(mask.astype(np.uint8))
-    areas = []
-    while (found := np.argwhere(np.asarray(canvas) == 1)).size:
-        y, x = found[0]
-        ImageDraw.floodfill(canvas, (int(x), int(y)), 2)
-        flooded = np.asarray(canvas) == 2
-        areas.append(flooded)
-        canvas = Image.fromarray(np.where(flooded, 0, np.asarray(canvas)).astype(np.uint8))
-    return areas
+    """Connected areas: every pixel takes the highest number among its neighbours until nothing changes."""
+    numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        spread = np.pad(numbers, 1)
+        neighbours = [spread[:-2, 1:-1], spread[2:, 1:-1], spread[1:-1, :-2], spread[1:-1, 2:], numbers]
+        highest = np.where(mask, np.maximum.reduce(neighbours), 0)
+        if np.array_equal(highest, numbers):
+            return [numbers == number for number in np.unique(numbers) if number]
+        numbers = highest
 
 
 def _shape(area: Mask) -> str:
@@ -72,6 +74,7 @@ def _shape(area: Mask) -> str:
     return max(SHAPES, key=lambda shape: _overlap(seen, _template(shape)))
 
 
+@cache
 def _template(shape: str) -> Mask:
     outline = np.array(unit_polygon(shape))
     low, high = outline.min(axis=0), outline.max(axis=0)

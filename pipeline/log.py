@@ -26,7 +26,7 @@ from pipeline.tracking.feed import Feed, FeedThread, Patience
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.owner import this_owner
 from pipeline.tracking.state import State, load_state, save_state
-from pipeline.tracking.store import UI_COMMAND, Store, page_url, set_mlflow_env, store_of
+from pipeline.tracking.store import Store, page_url, set_mlflow_env, store_of
 from pipeline.tracking.system_metrics import Sampler
 
 FEED_SECONDS = 2.0
@@ -127,7 +127,7 @@ class MlflowRecord:
 
     @property
     def ui_command(self) -> str | None:
-        return None if self._store.is_server else UI_COMMAND
+        return self._store.ui_command
 
     def close_with(self, outcome: Outcome) -> str | None:
         if self._is_closed:

@@ -309,3 +309,9 @@ def test_captions_are_the_last_resort_evenly_spread(heldout: int, expected: tupl
     assert prompts == tuple(f"picture {i}" for i in expected)
     assert choice is not None
     assert whose in choice.reason
+
+
+def test_a_caption_that_is_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    given.picture(tmp_path / "cat.png", caption=None)
+    os.mkfifo(tmp_path / "cat.txt")
+    assert "cat.txt" in str(problem(data(tmp_path))) or "cat.png" in str(problem(data(tmp_path)))

@@ -309,7 +309,7 @@ def test_page_opens_the_run_in_the_classic_ui(finished: Finished) -> None:
     info = place.the_run().info
     page = f"http://127.0.0.1:5000/#/experiments/{info.experiment_id}/runs/{info.run_id}"
     assert record.page == f"{page}?workflowType=machine_learning"
-    assert record.ui_command == "python -m pipeline runs ui"
+    assert record.ui_command == f"python -m pipeline runs ui --store {place.store.dir}"
     experiment = place.client.get_experiment(info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 

@@ -83,6 +83,8 @@ def _short(error: BaseException) -> str:
 
 def _read_caption(path: Path) -> str | Flaw:
     """UTF-8, with or without a byte-order mark; a caption without a word is none."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        return Flaw.bad_caption
     try:
         with path.open("rb") as file:
             caption = file.read(MAX_CAPTION_BYTES + 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import TrackingError
-from pipeline.settings import Tracking
+from pipeline.settings import PROJECT, Tracking
 from pipeline.tracking.locks import locked
 from pipeline.tracking.masking import without_credentials
 
@@ -27,6 +28,7 @@ Client: TypeAlias = Any
 
 UI_PORT = 5000
 UI_COMMAND = "python -m pipeline runs ui"
+"""For the store of the checkout, `PROJECT / "mlflow"`."""
 SERVER_SCHEMES = ("http", "https")
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 ENV: Mapping[str, str] = {
@@ -67,6 +69,13 @@ class Store:
     def database(self) -> Path | None:
         """The SQLite file; None for any other store."""
         return _database_of(self.uri) if self.uri.startswith("sqlite:///") else None
+
+    @property
+    def ui_command(self) -> str | None:
+        """What to type to open the UI; None for a server, whose page is open already."""
+        if self.is_server:
+            return None
+        return UI_COMMAND if self.dir == PROJECT / "mlflow" else f"{UI_COMMAND} --store {shlex.quote(str(self.dir))}"
 
     @property
     def artifacts(self) -> str | None:

@@ -9,13 +9,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
@@ -91,9 +92,10 @@ def train(job: NativeJob) -> Path:
 
     Raises StopRequested after saving a checkpoint, NotFinite, UnreadableFile, RunError.
     """
+    disable_progress_bar()
     stop = StopSignal()
     processes = join_processes(job)
-    with _only_trainer(Path(job.run_dir)):
+    with _only_trainer(Path(job.run_dir)) if processes.first else nullcontext():
         journal = Journal(Path(job.run_dir)) if processes.first else None
         try:
             training = prepare(job, processes, stop, journal)
