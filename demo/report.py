@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.judge import Seen, look
-from demo.train_model import pictures_of, to_pixels
+from demo.train_model import GUIDANCE, pictures_of, to_pixels
 from demo.world import COUNTS, Scene, all_scenes, draw, held_out
 
 PROMPTS = 240
@@ -92,8 +92,8 @@ def write_report(folder: Path, scenes: list[Scene], seen: list[Seen], rebuilt: l
     lines = [
         "# What the demo model draws",
         "",
-        f"{len(scenes)} prompts, one picture each ({SEED} + number as seed, 25 steps, guidance 5.0), judged by rules on",
-        "the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
+        f"{len(scenes)} prompts, one picture each ({SEED} + number as seed, 25 steps, guidance {GUIDANCE}), judged by",
+        "rules on the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
         "",
         "| right | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),

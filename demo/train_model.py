@@ -49,6 +49,7 @@ from demo.world import (
 )
 
 MAX_TOKENS = 32
+GUIDANCE = 3.0
 TEXT_WIDTH = 128
 PICTURES_PER_SCENE = 16
 CHECKPOINT_STEPS = 100
@@ -364,7 +365,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = loss_at(step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -441,11 +442,11 @@ def export(
 def pictures_of(
     parts: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = 25
 ) -> Iterator[Image.Image]:
-    """One picture a prompt, guided at 5.0, from consecutive seeds."""
+    """One picture a prompt, from consecutive seeds."""
     for begin in range(0, len(prompts), 32):
         batch = prompts[begin : begin + 32]
         noise = [torch.Generator().manual_seed(seed + begin + i) for i in range(len(batch))]
-        yield from parts(batch, num_inference_steps=steps, guidance_scale=5.0, generator=noise).images
+        yield from parts(batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=noise).images
 
 
 if __name__ == "__main__":

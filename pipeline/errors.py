@@ -1,11 +1,11 @@
 """The one error tree. Everything here is a user's problem, told without a traceback.
 
-    RunError                    any reason why a run could not do what was asked
-    |- InvalidSettings          the configuration can't run here: all problems at once, nothing was started
-    |- UnreadableFile           a file of the user's that can't be read as what it should be
-    |- TrackingError            the tracking store or server can't be used
-    |- TrainingFailed           the trainer ended without finished weights
-    |- Stopped                  the user (or the system, by SIGTERM) asked for the end
+RunError                    any reason why a run could not do what was asked
+|- InvalidSettings          the configuration can't run here: all problems at once, nothing was started
+|- UnreadableFile           a file of the user's that can't be read as what it should be
+|- TrackingError            the tracking store or server can't be used
+|- TrainingFailed           the trainer ended without finished weights
+|- Stopped                  the user (or the system, by SIGTERM) asked for the end
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Journal:
 
     def write(self, kind: Kind, **data: object) -> Event:
         event = Event(kind=kind, time=time.time(), data=data)
-        line = json.dumps({"kind": kind, "time": event.time, **{key: _finite(value) for key, value in data.items()}}, allow_nan=False)
-        os.write(self._file, line.encode() + b"\n")
+        fields = {"kind": kind, "time": event.time, **{key: _finite(value) for key, value in data.items()}}
+        os.write(self._file, json.dumps(fields, allow_nan=False).encode() + b"\n")
         return event
 
     def close(self) -> None:

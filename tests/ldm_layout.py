@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -32,7 +33,7 @@ def write_single_file(model: Path, path: Path) -> Path:
     return path
 
 
-def _unet_key(key: str, unet: torch.nn.Module) -> str:
+def _unet_key(key: str, unet: Any) -> str:
     per_level = unet.config.layers_per_block
     fixed = {
         "time_embedding.linear_1": "time_embed.0",
@@ -53,7 +54,8 @@ def _unet_key(key: str, unet: torch.nn.Module) -> str:
     if way == "down":
         block = 1 + level * (per_level + 1) + (per_level if kind == "downsamplers" else place)
         part = {"resnets": "0", "attentions": "1", "downsamplers": "0"}[kind]
-        return f"input_blocks.{block}.{part}.{rest.replace('conv.', 'op.') if kind == 'downsamplers' else _inner(kind, rest)}"
+        inner = rest.replace("conv.", "op.") if kind == "downsamplers" else _inner(kind, rest)
+        return f"input_blocks.{block}.{part}.{inner}"
     block = level * (per_level + 1) + (per_level if kind == "upsamplers" else place)
     attended = hasattr(unet.up_blocks[level], "attentions")
     part = {"resnets": "0", "attentions": "1", "upsamplers": "2" if attended else "1"}[kind]
@@ -67,7 +69,7 @@ def _inner(kind: str, rest: str) -> str:
     return f"{RESNET[name]}.{tail}"
 
 
-def _vae_key(key: str, vae: torch.nn.Module) -> str:
+def _vae_key(key: str, vae: Any) -> str:
     levels = len(vae.config.block_out_channels)
     key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
