@@ -1,0 +1,9 @@
+"""Measurements of what the program adds to the work itself. Each file is one command that prints a small table:
+
+    python -m bench.native_step      a training step against the denoiser's bare forward and backward pass
+    python -m bench.start_up         the time until an answer, against what importing Hydra alone takes
+    python -m bench.journal_cost     the journal and its feed to MLflow, as a share of a step
+
+Ratios are measured within one run, alternating, so that they hold on any machine; nothing is asserted. `native_step`
+and `journal_cost` start from what the tests start from, and need the test extra (`make test`).
+"""
