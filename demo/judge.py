@@ -13,8 +13,8 @@ from demo.world import BACKGROUNDS, COLOURS, SHAPES, unit_polygon
 
 Mask = NDArray[np.bool_]
 TEMPLATE_PX = 48
-DIFFERENT = 60
-"""Of 255, in any channel: less is the background."""
+DIFFERENT = 60.0
+"""Of 255, in any channel: less is surely the background."""
 MIN_OBJECT_PX = 40
 """Smaller blots are no objects: the smallest star of the world covers about 90 pixels."""
 
@@ -35,7 +35,7 @@ def look(picture: Image.Image) -> Seen:
     border = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[:, :2].reshape(-1, 3)])
     background = np.median(border, axis=0)
     difference = np.abs(pixels - background).max(axis=2)
-    objects = [area for area in _areas(difference > DIFFERENT) if area.sum() >= MIN_OBJECT_PX]
+    objects = [area for area in _areas(difference > _edge(difference)) if area.sum() >= MIN_OBJECT_PX]
     if not objects:
         return Seen(0, "", "", _nearest(background, BACKGROUNDS))
     inside = np.any(objects, axis=0)
@@ -48,6 +48,12 @@ def look(picture: Image.Image) -> Seen:
         shape=max(set(shapes), key=shapes.count),
         background=_nearest(background, BACKGROUNDS),
     )
+
+
+def _edge(difference: NDArray[np.float64]) -> float:
+    """Half of the object's own contrast: where the edge of something blurred is."""
+    contrasts = difference[difference > DIFFERENT]
+    return max(DIFFERENT, float(np.quantile(contrasts, 0.8)) / 2) if contrasts.size else DIFFERENT
 
 
 def _nearest(colour: NDArray[np.float64], palette: dict[str, tuple[int, int, int]]) -> str:

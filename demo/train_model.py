@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--text-steps", type=int, default=600)
     parser.add_argument("--autoencoder-steps", type=int, default=1800)
     parser.add_argument("--denoiser-steps", type=int, default=10_000)
-    parser.add_argument("--polish-steps", type=int, default=1200)
+    parser.add_argument("--polish-steps", type=int, default=2300)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (a CPU with AMX)")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -227,13 +227,15 @@ def polish_decoder(
     scenes, rng = all_scenes(), Random(5)
 
     def loss_at(_step: int) -> Tensor:
-        pictures = [draw(rng.choice(scenes), rng) if i % 3 else doodle(rng.choice(scenes), rng) for i in range(18)]
+        pictures = [draw(rng.choice(scenes), rng) if i % 6 else doodle(rng.choice(scenes), rng) for i in range(18)]
         pixels = to_pixels(pictures)
+        contrast = F.max_pool2d(pixels, 5, 1, 2) + F.max_pool2d(-pixels, 5, 1, 2)
+        weight = 1 + 4 * contrast.mean(dim=1, keepdim=True)  # a small shape is little more than its edges
         with autocast():
             with torch.no_grad():
                 latents = autoencoder.encode(pixels).latent_dist.sample()
             drawn = autoencoder.decode(latents).sample.float()
-        return F.mse_loss(drawn, pixels) + 0.2 * F.l1_loss(drawn, pixels)
+        return (weight * ((drawn - pixels) ** 2 + 0.2 * (drawn - pixels).abs())).mean()
 
     _train("decoder", decoder, loss_at, work, steps, peak_lr=1e-3, decay=0.6)
     autoencoder.eval().requires_grad_(False)

@@ -103,6 +103,7 @@ class PlatformName(Enum):
 @dataclass
 class Model:
     name: str
+    """The option of the group."""
     family: str
     """The architecture that the base model must have, checked against its files."""
     kin: str
@@ -112,6 +113,7 @@ class Model:
     tokenizer: Optional[str]
     """A folder with the tokenizer, for a single file that stands alone; null: found beside the model."""
     prediction: Prediction
+    """What the denoiser predicts; auto: as the model says."""
     clip_skip: int
     """How many of the text encoder's last layers are left out; 0 for none."""
     resolution_step_px: int
@@ -123,7 +125,9 @@ class Model:
 @dataclass
 class Profile:
     name: str
+    """The option of the group."""
     purpose: str
+    """What it is for."""
     figures: dict[str, Any]
     """mode -> family -> figure -> value; a key of the config takes its value by `${figure:name}`."""
 
@@ -131,6 +135,7 @@ class Profile:
 @dataclass
 class Data:
     name: str
+    """The option of the group."""
     dir: str
     """Folder of the training pictures, captions beside them."""
     heldout_dir: Optional[str]
@@ -138,6 +143,7 @@ class Data:
     heldout_fraction: float
     """Share of `dir` that is held out when there is no `heldout_dir`, chosen by content; 0 for none."""
     caption_extension: str
+    """Ending of the caption files, with its dot."""
     prompts: Optional[list[str]]
     """Sample prompts that suit this dataset; null: captions of held-out pictures."""
 
@@ -145,6 +151,7 @@ class Data:
 @dataclass
 class LoraMode:
     name: str
+    """The option of the group."""
     text_encoder_lr: float
     """0: the text encoder is not trained."""
 
@@ -152,6 +159,7 @@ class LoraMode:
 @dataclass
 class FinetuneMode:
     name: str
+    """The option of the group."""
     text_encoder_lr: float
     """0: the text encoder is not trained."""
     save_dtype: SaveDtype
@@ -160,13 +168,19 @@ class FinetuneMode:
 @dataclass
 class Network:
     algo: Algorithm
+    """The algorithm."""
     rank: int
+    """Rank of the linear layers, or the size of a block (diag_oft, boft)."""
     alpha: float
+    """Scale of the adapter: what it adds is multiplied by alpha / rank."""
     conv_rank: int
     """Rank of the 3x3 convolutions; 0: they get no adapter."""
     conv_alpha: float
+    """The same for the convolutions: conv_alpha / conv_rank."""
     dropout: float
+    """Share of the adapter's inputs that is dropped while training."""
     save_dtype: SaveDtype
+    """Type of the saved weights."""
     args: dict[str, Any]
     """The algorithm's own settings, as LyCORIS names them (factor, block_size, use_tucker, ...)."""
 
@@ -174,9 +188,11 @@ class Network:
 @dataclass
 class Optimizer:
     name: str
+    """The option of the group."""
     target: str
     """Import path of the class."""
     lr: float
+    """Peak learning rate of the denoiser."""
     args: dict[str, Any]
 
 
@@ -187,20 +203,29 @@ class Train:
     samples_per_image: int
     """How often each picture is seen, before floor and cap."""
     samples_floor: int
+    """At least so many samples are trained on in all."""
     samples_cap: int
+    """At most so many, or ten times the number of pictures where that is more."""
     min_steps: int
+    """At least so many updates."""
     batch_size: int
+    """Pictures in a forward pass of one process."""
     accumulation_steps: int
+    """Forward passes whose gradients make one update."""
     max_grad_norm: float
     """0: no clipping."""
     resolution_px: int
     """Side of the square whose area the training pictures have."""
     scheduler: Scheduler
+    """Curve of the learning rate after the warm-up."""
     scheduler_cycles: int
     """Restarts of cosine_restarts."""
     warmup_fraction: float
+    """Share of the updates in which the rate rises to its peak."""
     min_snr_gamma: Optional[float]
+    """Limits the weight of nearly noiseless samples (arXiv 2303.09556); null: every timestep weighs the same."""
     noise_offset: float
+    """Adds so much noise that is equal over a whole channel, for darker and lighter pictures."""
     caption_dropout: float
     """Share of the samples that are trained without their caption."""
     shuffle_tags: bool
@@ -208,8 +233,11 @@ class Train:
     keep_tags: int
     """How many parts at the front stay in place when the rest is shuffled."""
     gradient_checkpointing: bool
+    """Less memory for about a third more time a step."""
     checkpoint_every_steps: int
+    """Updates between checkpoints."""
     keep_checkpoints: int
+    """The newest so many stay."""
     heldout_every_steps: int
     """0: only before and after."""
 
@@ -219,18 +247,24 @@ class Sample:
     prompts: Optional[list[str]]
     """null: the dataset's own."""
     negative_prompt: str
+    """What the samples are guided away from."""
     every_steps: int
     """0: only before and after."""
     num_inference_steps: int
+    """Denoising steps of a sample."""
     guidance_scale: float
+    """Strength of the guidance by the prompt; 1 for none."""
     seed: int
 
 
 @dataclass
 class Hardware:
     name: PlatformName
+    """The option of the group."""
     precision: Precision
+    """Type of the forward and backward pass; auto: bf16 where the device has it, else fp32."""
     num_processes: int
+    """One a device."""
     probe_seconds: float
     """Time limit for asking torch what it can drive."""
 
@@ -238,6 +272,7 @@ class Hardware:
 @dataclass
 class Backend:
     name: str
+    """The option of the group."""
     weights_name: str
     """File name of the adapter, or name of the checkpoint's folder."""
 
@@ -245,19 +280,26 @@ class Backend:
 @dataclass
 class Tracking:
     name: str
+    """The option of the group."""
     enabled: bool
+    """false: the run directory is all there is."""
     uri: Optional[str]
     """null: an SQLite store in `store_dir`."""
     store_dir: str
+    """Folder of the local store."""
     experiment: str
+    """Name of the MLflow experiment."""
     system_metrics: bool
 
 
 @dataclass
 class Settings:
     seed: int
+    """Of noise, order, dropout and fresh weights."""
     until: Until
+    """The stage after which to stop."""
     resume: Resume
+    """Whether to go on from an unfinished run of the same settings, model and data."""
     model: Model
     profile: Profile
     data: Data

@@ -56,7 +56,7 @@ def settings(*overrides: str, **values: object) -> Settings:
 def picture(path: Path, caption: str | None = "a cat", *, seed: object = None, size: tuple[int, int] = (6, 4)) -> Path:
     """A picture of noise, unlike any of another seed (its path, unless given), with its caption beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = random.Random(str(path if seed is None else seed)).randbytes(3 * size[0] * size[1])  # noqa: S311
+    noise = random.Random(str(path if seed is None else seed)).randbytes(3 * size[0] * size[1])
     Image.frombytes("RGB", size, noise).save(path)
     if caption is not None:
         path.with_suffix(".txt").write_text(caption, encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from pipeline.backends.native.batches import BatchOrder, bucket_side
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
-from pipeline.backends.native.job import TrainPart
+from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.randomness import draw_batch
-from pipeline.backends.native.schedule import lr_factor
+from pipeline.backends.native.schedule import build_optimizer, lr_factor
+from pipeline.render import BACKENDS
+from pipeline.settings import PROJECT
 
 TRAIN = TrainPart(
     steps=100,
@@ -193,3 +196,45 @@ def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path: Path) -> None:
     layer, optimizer = _stepped(0)
     Checkpoints(tmp_path, "one", keep=2).save(3, layer, optimizer, {})
     assert Checkpoints(tmp_path, "two", keep=2).load_last(layer, optimizer, torch.device("cpu"))[0] == 0
+
+
+OPTIMIZERS = sorted((PROJECT / "conf" / "optimizer").glob("*.yaml"))
+
+
+def test_there_are_optimizers_to_try() -> None:
+    assert len(OPTIMIZERS) >= 3
+
+
+@pytest.mark.parametrize("path", OPTIMIZERS, ids=lambda path: path.stem)
+def test_every_optimizer_learns_and_survives_a_checkpoint(path: Path, tmp_path: Path) -> None:
+    asked = yaml.safe_load(path.read_text())
+    part = OptimizerPart(target=asked["target"], lr=1e-2, text_encoder_lr=0.0, args=asked["args"])
+
+    def fresh() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(128, 64)
+        return layer, build_optimizer(part, [{"params": list(layer.parameters()), "lr": part.lr}])
+
+    def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> float:
+        torch.manual_seed(seed)
+        inputs = torch.randn(32, 128)
+        loss = (layer(inputs) - inputs[:, :64]).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    layer, optimizer = fresh()
+    losses = [step(layer, optimizer, seed) for seed in range(6)]
+    assert losses[-1] < losses[0]
+    checkpoints = Checkpoints(tmp_path, "print", keep=1)
+    checkpoints.save(6, layer, optimizer, {})
+    other, other_optimizer = fresh()
+    checkpoints.load_last(other, other_optimizer, torch.device("cpu"))
+    for seed in (7, 8):
+        assert step(layer, optimizer, seed) == step(other, other_optimizer, seed)
+    assert torch.equal(layer.weight, other.weight)
+
+
+def test_every_backend_of_the_group_can_render() -> None:
+    assert {path.stem for path in (PROJECT / "conf" / "backend").glob("*.yaml")} == set(BACKENDS)

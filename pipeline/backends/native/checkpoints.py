@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.files import flush_folder
 
 UNFINISHED = ".part"
+PATH_SEPARATOR = "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +75,29 @@ class Checkpoints:
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and the plain values around them."""
-    tensors, values = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            key = f"{index}.{name}"
-            if isinstance(value, Tensor):
-                tensors[key] = value
-            else:
-                values[key] = value
+    """An optimizer's state as named tensors and the plain values around them; bitsandbytes nests its own."""
+    leaves = list(_leaves((), state["state"]))
+    tensors = {PATH_SEPARATOR.join(path): value for path, value in leaves if isinstance(value, Tensor)}
+    values = {PATH_SEPARATOR.join(path): value for path, value in leaves if not isinstance(value, Tensor)}
     return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, item in value.items():
+        yield from _leaves((*path, str(key)), item)
 
 
 def _join(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **rest["values"]}.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        index, *names, last = key.split(PATH_SEPARATOR)
+        place = state.setdefault(int(index), {})
+        for name in names:
+            place = place.setdefault(name, {})
+        place[last] = value
     return {"state": state, "param_groups": rest["param_groups"]}
 
 
