@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -92,8 +93,8 @@ def write_report(folder: Path, scenes: list[Scene], seen: list[Seen], rebuilt: l
     lines = [
         "# What the demo model draws",
         "",
-        f"{len(scenes)} prompts, one picture each ({SEED} + number as seed, 25 steps, guidance {GUIDANCE}), judged by",
-        "rules on the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
+        f"{len(scenes)} prompts, one picture each ({SEED} + number as seed, 25 steps, guidance {GUIDANCE}), judged by rules",
+        "on the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
         "",
         "| right | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
@@ -112,15 +113,13 @@ def write_report(folder: Path, scenes: list[Scene], seen: list[Seen], rebuilt: l
 
 
 def contact_sheet(scenes: list[Scene], pictures: list[Image.Image]) -> Image.Image:
-    columns, cell, text = 6, 160, 46
+    columns, cell, text = 6, 160, 54
     font = ImageFont.load_default(12)
     sheet = Image.new("RGB", (columns * cell, -(-len(scenes) // columns) * (cell + text)), "white")
     pen = ImageDraw.Draw(sheet)
     for i, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
         x, y = i % columns * cell, i // columns * (cell + text)
-        words = scene.caption.split()
-        middle = len(words) // 2
-        pen.multiline_text((x + 4, y + 4), " ".join(words[:middle]) + "\n" + " ".join(words[middle:]), "black", font)
+        pen.multiline_text((x + 4, y + 2), textwrap.fill(scene.caption, 25), "black", font, spacing=2)
         sheet.paste(picture.resize((cell - 8, cell - 8), Image.Resampling.NEAREST), (x + 4, y + text - 4))
     return sheet
 

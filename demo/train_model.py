@@ -1,13 +1,12 @@
 """Trains the demo model from nothing, on pictures drawn by `demo.world`, and writes it in diffusers layout.
 
-    python -m demo.train_model --work /tmp/demo-model [--bf16] [--denoiser-steps 10000] [--export demo/model]
+    python -m demo.train_model --work /tmp/demo-model [--bf16] [--denoiser-steps 4000] [--export demo/model]
 
 Each part is resumable (a checkpoint in the work folder every hundred steps, written atomically): a tokenizer over the
 world's words, a text encoder that learns to name what a caption says, an autoencoder, the denoiser, and the decoder
-once more. The
-architecture is Stable Diffusion 1's, shrunk: the same classes, the same noise schedule, epsilon prediction.
-About two hours on two CPU cores; --bf16 helps only on a CPU with AMX, and
-there with one thread (OMP_NUM_THREADS=1): oneDNN's backward pass in bfloat16 was 20 times slower with two.
+once more. The architecture is Stable Diffusion 1's, shrunk: the same classes, the same noise schedule, epsilon
+prediction. It takes about an hour and a half on one core of a CPU with AMX and --bf16. Take one thread there
+(OMP_NUM_THREADS=1): with two, oneDNN's backward pass in bfloat16 was 20 times slower.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="folder for the finished model")
     parser.add_argument("--text-steps", type=int, default=600)
     parser.add_argument("--autoencoder-steps", type=int, default=1800)
-    parser.add_argument("--denoiser-steps", type=int, default=10_000)
+    parser.add_argument("--denoiser-steps", type=int, default=4000)
     parser.add_argument("--polish-steps", type=int, default=2300)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (a CPU with AMX)")
     options = parser.parse_args()
