@@ -93,8 +93,8 @@ def write_report(folder: Path, scenes: list[Scene], seen: list[Seen], rebuilt: l
     lines = [
         "# What the demo model draws",
         "",
-        f"{len(scenes)} prompts, one picture each (seed {SEED} + number, 25 steps, guidance {GUIDANCE}), judged by rules",
-        "on the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
+        f"{len(scenes)} prompts, one picture each (seed {SEED} + number, 25 steps, guidance {GUIDANCE}), judged by",
+        "rules on the pixels (`demo/judge.py`). Made by `python -m demo.report`. Each row: how often that is right.",
         "",
         "| right | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
