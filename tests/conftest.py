@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from pipeline.records import Checkpoint, Dataset, Machine, Picture, Plan
 from pipeline.settings import PROJECT, Settings
 
 settings_module.register()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs deaf to Ctrl-C, and so would be every process that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 DEMO_DATA = PROJECT / "demo" / "data"
 
 
