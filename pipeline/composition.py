@@ -46,6 +46,8 @@ FLAGS_WITH_VALUE = {
     "-cd",
     "--config-dir",
 }
+PURPOSES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
+"""Flags of which only one can stand in a command."""
 SIMPLE_VALUES: dict[object, tuple[str, str]] = {
     int: ("a whole number", "1"),
     float: ("a number", "0.1"),
@@ -90,11 +92,20 @@ def register() -> None:
 def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
     overrides, flags = _apart([_without_plus(argument) for argument in typed])
+    _refuse_two_purposes(flags)
     overrides += [*_data_group(overrides), *_model_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
     if any(_refusal(override) for override in overrides):
         raise InvalidSettings(tuple(_problems(argv)))
     return argv
+
+
+def _refuse_two_purposes(flags: Sequence[str]) -> None:
+    """Hydra would end in a traceback."""
+    purposes = [flag for flag in flags if flag.partition("=")[0] in PURPOSES]
+    if len(purposes) > 1:
+        reason = "a command either sweeps or shows the configuration"
+        raise InvalidSettings((Problem("command line", " ".join(purposes), reason, f"leave {purposes[0]} out"),))
 
 
 def command_line(typed: Sequence[str], job_overrides: Sequence[str] | None) -> str:
