@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Without a card that torch drives, its small CPU build: `make TORCH=` takes what the index has.
-TORCH ?= $(shell ls /dev/nvidiactl /dev/kfd >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
+TORCH ?= $(shell test -e /dev/nvidiactl || test -e /dev/kfd || echo "-c constraints-cpu.txt")
 
 run: .venv/installed
 	$(BIN)/python run.py
