@@ -1,25 +1,37 @@
-"""Reads the header of a safetensors file: 8 bytes of length, then JSON, then the weights.
+"""Reads the header of a safetensors file: 8 bytes of length, then JSON, then the weights, which stay unread.
 
 Format: https://github.com/huggingface/safetensors#format. The checks are those of the reference reader, made here
 because their messages must tell a person what to do, and because a broken file must be seen before a run starts.
+Where the two differ is listed in `tests/test_header_fuzz.py`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from pipeline.errors import UnreadableFile
 
 MAX_HEADER_BYTES = 100_000_000
 """The reference reader's own limit."""
+MAX_VALUES = 2_000_000
+"""Of the JSON part, which takes some 500 bytes of memory for each. The largest real headers have under 100,000."""
 MAX_DIMENSIONS = 64
+"""As in numpy and torch."""
+MAX_NUMBERS = 4096
+"""Of a tensor that `read_numbers` reads."""
 SAMPLES = 64
 SAMPLE_BYTES = 4096
 BITS = {
@@ -32,30 +44,19 @@ BITS = {
 }
 """Bits a number; a type that is not in here is newer than this table and its size is not checked."""
 
-CONVERT = (
-    'python -c "import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1], '
-    "map_location='cpu', weights_only=True); w = w.get('state_dict', w); save_file({k: v.clone() for k, v in w.items() "
-    'if torch.is_tensor(v)}, sys.argv[2])" IN OUT.safetensors'
-)
-PICKLE = f"a PyTorch pickle, which could run code when opened and is never loaded here. Convert it with: {CONVERT}"
-NOT_SAFETENSORS = (
-    (b"GGUF", "a GGUF file: its weights are quantised for inference. Training needs the safetensors file it came from"),
-    (b"PK\x03\x04", PICKLE),
-    (b"\x80\x02", PICKLE),
-    (b"<", "a web page: the download was not let in. Log in or accept the model's licence, and download again"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: git lfs pull"),
-)
 
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """What the header says of one tensor."""
+class Tensor(NamedTuple):
+    """What the header says of one tensor. There are thousands in a file: a tuple is the cheapest record."""
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    """Bytes from the start of the file to its first number."""
+    bytes: int
 
     @property
     def elements(self) -> int:
+        """How many numbers it has."""
         return math.prod(self.shape)
 
 
@@ -66,48 +67,33 @@ class Header:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     file_bytes: int
-    digest: str
-    """SHA-256 of the header and of a sample of the weights: another training of the same architecture has another."""
+    header_bytes: int
+    """Of the JSON part; the weights begin 8 bytes after its length."""
 
 
 def read_header(path: Path) -> Header:
     """The header, checked against the file's size. Raises UnreadableFile, whatever the file holds."""
-    try:
-        if not path.is_file():
-            raise UnreadableFile(f"{path}: there is no such file")
-        file_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            header_bytes = _header_bytes(path, file.read(32), file_bytes)
-            file.seek(8)
-            raw = file.read(header_bytes)
-            sample = _sample(file, begin=8 + header_bytes, end=file_bytes)
-    except OSError as error:
-        raise UnreadableFile(f"{path} can't be read: {error.strerror or error}") from error
-    tensors, metadata = _parse(path, raw, data_bytes=file_bytes - 8 - header_bytes)
-    digest = hashlib.sha256(b"%d\n%b%b" % (file_bytes, raw, sample)).hexdigest()
-    return Header(tensors, metadata, file_bytes, digest)
+    with _opened(path) as (file, file_bytes):
+        header_bytes = _header_bytes(path, file.read(START_BYTES), file_bytes)
+        file.seek(8)
+        raw = file.read(header_bytes)
+    entries = _entries(path, raw)
+    metadata = _metadata(path, entries.pop("__metadata__", None))
+    tensors = _tensors(path, entries, data_begin=8 + header_bytes)
+    _check_spans(path, tensors, data_begin=8 + header_bytes, file_bytes=file_bytes)
+    return Header(tensors, metadata, file_bytes, header_bytes)
 
 
-def _header_bytes(path: Path, start: bytes, file_bytes: int) -> int:
-    """The length of the JSON part; a file of another kind is named."""
-    for magic, kind in NOT_SAFETENSORS:
-        # a header of 640 bytes begins like a pickle: what follows the length decides
-        if start.startswith(magic) and (start[8:9] != b"{" or magic == b"GGUF"):
-            raise UnreadableFile(f"{path} is {kind}")
-    length = int.from_bytes(start[:8], "little")
-    if file_bytes < 10 or start[8:9] != b"{":
-        raise UnreadableFile(f"{path} is not a safetensors file ({file_bytes} bytes): download or convert it again")
-    if length > MAX_HEADER_BYTES:
-        raise UnreadableFile(
-            f"{path}: its header claims {length} bytes, of {MAX_HEADER_BYTES} at the most: it is damaged"
-        )
-    if 8 + length > file_bytes:
-        raise _truncated(path, 8 + length - file_bytes)
-    return length
+def digest(path: Path, header: Header) -> str:
+    """SHA-256 of the header and of a sample of the weights: another training of the same architecture has another.
 
-
-def _truncated(path: Path, missing_bytes: int) -> UnreadableFile:
-    return UnreadableFile(f"{path} is cut short: {missing_bytes} bytes are missing. Download or copy it again")
+    Reads at most SAMPLES + 1 blocks of SAMPLE_BYTES beside the header. Raises UnreadableFile.
+    """
+    with _opened(path) as (file, _):
+        file.seek(8)
+        raw = file.read(header.header_bytes)
+        sample = _sample(file, begin=8 + header.header_bytes, end=header.file_bytes)
+    return hashlib.sha256(b"%d\n%b%b" % (header.file_bytes, raw, sample)).hexdigest()
 
 
 def _sample(file: BinaryIO, *, begin: int, end: int) -> bytes:
@@ -120,67 +106,205 @@ def _sample(file: BinaryIO, *, begin: int, end: int) -> bytes:
     return b"".join(blocks)
 
 
+def read_numbers(path: Path, tensor: Tensor) -> tuple[float, ...]:
+    """The numbers of one small tensor of F32, F16 or BF16, in the order of the file. Raises UnreadableFile."""
+    if tensor.dtype not in ("F32", "F16", "BF16") or tensor.elements > MAX_NUMBERS:
+        raise UnreadableFile(
+            f"{path}: of a tensor of {tensor.dtype[:20]} {list(tensor.shape)} the numbers are not read here, only of "
+            f"F32, F16 and BF16 with {MAX_NUMBERS} numbers at the most"
+        )
+    with _opened(path) as (file, _):
+        file.seek(tensor.begin)
+        raw = file.read(tensor.bytes)
+    if len(raw) < tensor.bytes:
+        raise _truncated(path, tensor.bytes - len(raw))
+    if tensor.dtype == "BF16":  # the upper half of an F32
+        raw = b"".join(b"\0\0" + raw[at : at + 2] for at in range(0, len(raw), 2))
+    return struct.unpack(f"<{tensor.elements}{'e' if tensor.dtype == 'F16' else 'f'}", raw)
+
+
+# ----------------------------------------------------------------------------------------------------------- the file
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size in bytes; what goes wrong with it meanwhile is told. Never waits, as for a pipe."""
+    try:
+        file_bytes = _file_bytes(path)
+        with path.open("rb") as file:
+            yield file, file_bytes
+    except OSError as error:
+        raise UnreadableFile(f"{path} can't be read: {_why(path, error)}") from error
+
+
+def _file_bytes(path: Path) -> int:
+    """Raises UnreadableFile for what is no regular file, OSError where it is not reached."""
+    try:
+        found = path.stat()
+    except ValueError as error:  # a name with a zero byte
+        raise UnreadableFile(f"{path}: there is no such file. Check the path") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise UnreadableFile(f"{path} is a folder, not a safetensors file: give one of the files in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableFile(f"{path} is no regular file but a pipe, a socket or a device: give a file")
+    return found.st_size
+
+
+def _why(path: Path, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "it is a link that leads in a circle. Give the file itself"
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return f"it is a link to {path.readlink()}, which is not there. Give the file itself"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file. Check the path"
+    if isinstance(error, PermissionError):
+        return "this user may not read it. Ask its owner, or allow it with chmod"
+    return error.strerror or str(error)
+
+
+def _header_bytes(path: Path, start: bytes, file_bytes: int) -> int:
+    """The length of the JSON part; a file of another kind is named."""
+    length = int.from_bytes(start[:8], "little")
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:  # what follows the length decides, not what it looks like
+        _raise_other_kind(path, start, file_bytes)
+    if 8 + length > file_bytes:
+        raise _truncated(path, 8 + length - file_bytes)
+    return length
+
+
+def _truncated(path: Path, missing_bytes: int) -> UnreadableFile:
+    return UnreadableFile(f"{path} is cut short: {missing_bytes} bytes are missing. Download or copy it again")
+
+
+# ---------------------------------------------------------------------------------------------- files of another kind
+
+CONVERT = (
+    "which could run code when opened and is never loaded here. Convert it once with ComfyUI (nodes Load Checkpoint, "
+    "Save Checkpoint), which writes safetensors, or take the safetensors download"
+)
+START_BYTES = 512
+"""What is looked at to tell a file's kind: the first block of a tar."""
+OTHER_KINDS: Final = tuple(
+    (re.compile(pattern, re.DOTALL), kind)
+    for pattern, kind in (
+        (rb"GGUF", "a GGUF file, quantised for inference: training needs the safetensors file that it came from"),
+        (rb"\x80[\x02-\x05]", f"a PyTorch pickle, {CONVERT}"),
+        (rb"PK\x03\x04", f"a ZIP archive. PyTorch writes a pickle into one, {CONVERT}. If you packed it, unpack it"),
+        (rb".{257}ustar", f"a tar archive. Old PyTorch writes a pickle so, {CONVERT}. If you packed it, unpack it"),
+        (rb"7z\xbc\xaf\x27\x1c|\x1f\x8b|\xfd7zXZ\0|BZh\d1AY|\x28\xb5\x2f\xfd|Rar!\x1a\x07", "an archive: unpack it"),
+        (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: git lfs pull"),
+        (
+            rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype|!--|html|head|body|\?xml)",
+            "a web page: the download was not let in. Log in or accept the model's licence, and download again",
+        ),
+        (rb'\s*\{.*"weight_map"', "the list of a model's files, not the model: give the folder that holds them"),
+        (rb'(?:\xef\xbb\xbf)?\s*\{\s*"', "JSON text, not weights: give the file (or the whole folder) of the model"),
+        (rb"\0{16}", "all zeros at its start, as a download that never ended leaves it: download it again"),
+        (rb"\Z", "empty: download or copy it again"),
+    )
+)
+"""By their first bytes."""
+
+
+def _raise_other_kind(path: Path, start: bytes, file_bytes: int) -> NoReturn:
+    length = int.from_bytes(start[:8], "little")
+    if path.name.endswith(".index.json"):
+        raise UnreadableFile(f"{path} is the list of a model's files, not the model: give the folder that holds them")
+    for pattern, kind in OTHER_KINDS:
+        if pattern.match(start):
+            raise UnreadableFile(f"{path} is {kind}")
+    if start[8:9] == b"{":
+        raise _damaged(path, f"its header claims {length} bytes, of {MAX_HEADER_BYTES} at the most")
+    raise UnreadableFile(f"{path} is not a safetensors file ({file_bytes} bytes): download or convert it again")
+
+
 # ------------------------------------------------------------------------------------------------------ the JSON part
 
 
-def _parse(path: Path, raw: bytes, *, data_bytes: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _entries(path: Path, raw: bytes) -> dict[str, Any]:
+    """The JSON object, which is bounded in values before it is made."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise _damaged(path, f"its header holds more than {MAX_VALUES} values, and no model has that many")
     try:
-        entries = json.loads(raw, object_pairs_hook=_unique)
+        entries: dict[str, Any] = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\u" in raw:  # may be half a character, which no name can hold and nothing can print
+            json.dumps(entries, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON ({error})") from error
-    metadata = entries.pop("__metadata__", {}) if isinstance(entries, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(path, "its header is not an object with metadata of strings")
-    tensors, spans = {}, []
-    for name, entry in entries.items():
-        tensors[name], span = _tensor(path, name, entry)
-        spans.append(span)
-    _check_spans(path, sorted(spans), data_bytes)
-    return tensors, metadata
+    return entries
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
         raise ValueError("a name appears twice")
     return entries
 
 
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
 def _damaged(path: Path, reason: str) -> UnreadableFile:
     return UnreadableFile(f"{path} is damaged: {reason}. Download or convert it again")
 
 
-def _tensor(path: Path, name: str, entry: object) -> tuple[Tensor, tuple[int, int]]:
-    """The tensor and where its numbers are: begin and end, from the end of the header."""
-    entry = entry if isinstance(entry, dict) else {}
-    dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or not _are_sizes(shape, MAX_DIMENSIONS) or not _are_sizes(span, 2) or len(span) != 2:
-        raise _damaged(path, f"the entry of tensor {name[:200]!r} makes no sense")
-    tensor = Tensor(dtype, tuple(shape))
-    begin, end = span
-    if end < begin or (dtype in BITS and tensor.elements * BITS[dtype] != (end - begin) * 8):
-        raise _damaged(
-            path, f"tensor {name[:200]!r} has {end - begin} bytes, which {dtype} {list(shape)} does not fill"
-        )
-    return tensor, (begin, end)
+def _metadata(path: Path, metadata: object) -> dict[str, str]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "its __metadata__ is not an object of strings")
+    return metadata
 
 
-def _are_sizes(value: object, most: int) -> TypeGuard[list[int]]:
-    """Whole numbers from 0 to 2^63; True is an int to Python, and not to us."""
-    return (
-        isinstance(value, list)
-        and len(value) <= most
-        and all(type(number) is int and 0 <= number < 2**63 for number in value)
-    )
+def _tensors(path: Path, entries: Mapping[str, Any], *, data_begin: int) -> dict[str, Tensor]:
+    """Raises UnreadableFile, which names the tensor."""
+    tensors = {}
+    for name, entry in entries.items():
+        try:
+            dtype, shape, begin, size = _checked(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, f"the entry of tensor {name[:200]!r} makes no sense") from error
+        if not _fills(dtype, shape, size):
+            words = f"tensor {name[:200]!r} has {size} bytes, which {dtype[:20]} {list(shape)} does not fill"
+            raise _damaged(path, words)
+        tensors[name] = Tensor(dtype, shape, data_begin + begin, size)
+    return tensors
 
 
-def _check_spans(path: Path, spans: list[tuple[int, int]], data_bytes: int) -> None:
+def _checked(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, first byte after the header, bytes. Raises KeyError, TypeError or ValueError."""
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    sizes = [*shape, begin, end]
+    if type(dtype) is not str or type(shape) is not list or len(shape) > MAX_DIMENSIONS:
+        raise TypeError
+    if not ONLY_INT.issuperset(map(type, sizes)) or min(sizes) < 0 or max(sizes) >= 2**63:
+        raise ValueError
+    return dtype, tuple(shape), begin, end - begin
+
+
+ONLY_INT: Final = frozenset({int})
+"""True is an int to isinstance, and not to us."""
+
+
+def _fills(dtype: str, shape: tuple[int, ...], size: int) -> bool:
+    """Whether the numbers need exactly that many bytes; of no numbers, the shape must be one that can be."""
+    elements = math.prod(shape)
+    if elements == 0 and math.prod(filter(None, shape)) >= 2**63:
+        return False
+    return size >= 0 and (dtype not in BITS or elements * BITS[dtype] == size * 8)
+
+
+def _check_spans(path: Path, tensors: Mapping[str, Tensor], *, data_begin: int, file_bytes: int) -> None:
     """The numbers lie one behind the other, without gaps, to the end of the file."""
-    for (_, end), (begin, _) in pairwise([(0, 0), *spans]):
-        if begin != end:
-            raise _damaged(path, "its tensors overlap" if begin < end else "there are gaps between its tensors")
-    end = spans[-1][1] if spans else 0
-    if end > data_bytes:
-        raise _truncated(path, end - data_bytes)
-    if end < data_bytes:
-        raise _damaged(path, f"{data_bytes - end} bytes follow its last tensor")
+    spans = sorted(map(itemgetter(2, 3), tensors.values()))
+    for (before, size), (begin, _) in pairwise([(0, data_begin), *spans]):
+        if begin != before + size:
+            raise _damaged(
+                path, "its tensors overlap" if begin < before + size else "there are gaps between its tensors"
+            )
+    end = sum(spans[-1]) if spans else data_begin
+    if end > file_bytes:
+        raise _truncated(path, end - file_bytes)
+    if end < file_bytes:
+        raise _damaged(path, f"{file_bytes - end} bytes follow its last tensor")
