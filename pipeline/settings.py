@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from pipeline.errors import InvalidSettings, Problem
+from pipeline.families import Known
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,6 +46,7 @@ class Prediction(Enum):
     auto = "auto"
     epsilon = "epsilon"
     v_prediction = "v_prediction"
+    flow = "flow"
 
 
 class Algorithm(Enum):
@@ -105,11 +107,15 @@ class Model:
     name: str
     """The option of the group."""
     family: str
-    """The architecture that the base model must have, checked against its files."""
+    """The family that the base model's files must show."""
     kin: str
-    """The family whose profile figures are taken where a profile has no row for this model."""
+    """The model whose profile figures are taken where a profile has no row for this one."""
     path: str
     """A diffusers folder or a safetensors file."""
+    trust_header: bool
+    """false: a header that contradicts the chosen model is only warned about."""
+    parts: dict[str, Optional[str]]
+    """Text encoders and VAE that lie outside of `path`: a file, a folder or a hub id; null: inside of it."""
     tokenizer: Optional[str]
     """A folder with the tokenizer, for a single file that stands alone; null: found beside the model."""
     prediction: Prediction
@@ -120,6 +126,10 @@ class Model:
     """Sides of training pictures are multiples of this."""
     figures: dict[str, Any]
     """This model's own figures: they stand before those of its kin."""
+    known: Known
+    """Facts of the family; nothing in here is a setting."""
+    signature: dict[str, Any]
+    """How the family is recognised by a file's header (`pipeline.checkpoint.catalog`)."""
 
 
 @dataclass
@@ -128,8 +138,12 @@ class Profile:
     """The option of the group."""
     purpose: str
     """What it is for."""
+    grades: dict[str, Any]
+    """In mode lora: model -> how well the learning rate is supported: A several sources agree, B one source, C taken
+    from a relative."""
     figures: dict[str, Any]
-    """mode -> family -> figure -> value; a key of the config takes its value by `${figure:name}`."""
+    """mode -> model -> figure -> value; the row `all` is for every model. A key of the config takes its value by
+    `${figure:name}`."""
 
 
 @dataclass
@@ -318,9 +332,11 @@ class Settings:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """Nested dicts of numbers, strings, lists and None; the tables of figures are left out."""
+    """Nested dicts of numbers, strings, lists and None; the tables of figures and facts are left out."""
     nested: dict[str, Any] = _values(asdict(settings))
-    del nested["profile"]["figures"], nested["model"]["figures"]
+    del nested["profile"]["figures"], nested["profile"]["grades"]
+    for facts in ("figures", "known", "signature"):
+        del nested["model"][facts]
     return nested
 
 
@@ -375,12 +391,12 @@ def from_config(config: DictConfig) -> Settings:
 
 def _figure(name: str, *, _root_: DictConfig) -> Any:
     """The value of a figure, from the first of: the profile's row for this model, the model's own figures, the
-    profile's row for its kin."""
+    profile's row for its kin, the profile's row `all`."""
     from omegaconf.errors import InterpolationResolutionError
 
     model, profile, mode = _root_.model, _root_.profile, _root_.mode.name
     rows = profile.figures.get(mode) or {}
-    for row in (rows.get(model.name), (model.figures or {}).get(mode), rows.get(model.kin)):
+    for row in (rows.get(model.name), (model.figures or {}).get(mode), rows.get(model.kin), rows.get("all")):
         if row is not None and name in row:
             return row[name]
     raise InterpolationResolutionError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,30 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline.checks.limits import out_of_range
+from pipeline.checks.limits import LIMITS, out_of_range
 from pipeline.checks.networks import network_problems
-from pipeline.settings import PROJECT, from_config
+from pipeline.settings import PROJECT, Settings, from_config, register
 from tests import given
 
 CONF = PROJECT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
-MODELS = {"demo": ("model=demo",), "sd15": ("model=sd15", "model.path=/models/x.safetensors")}
-NEEDS = {
-    "data=folder": ("data.dir=/pictures",),
-    **{f"model={name}": overrides[1:] for name, overrides in MODELS.items()},
-}
-"""What must be typed along with a choice that leaves a value to the user."""
+UNETS = ("sd15", "sd2", "sdxl", "pony", "illustrious", "noobai_vpred")
+FLOWS = (
+    *("sd35_medium", "sd35_large", "flux_dev", "flux_schnell", "chroma", "lumina2", "hunyuan_image21", "qwen_image"),
+    *("z_image", "flux2_klein", "flux2_dev"),
+)
+"""The models that every profile has a row for."""
 
 
 def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+NEEDS = {
+    "data=folder": ("data.dir=/pictures",),
+    **{f"model={name}": ("model.path=/models/x.safetensors",) for name in options("model") if name != "demo"},
+}
+"""What must be typed along with a choice that leaves a value to the user."""
 
 
 def groups() -> list[str]:
@@ -34,8 +42,8 @@ def groups() -> list[str]:
 
 
 def choices() -> Iterator[tuple[str, str]]:
-    """Every option of every group, in every mode that has it."""
-    for group in groups():
+    """Every option of every group, in every mode that has it; but for those that `runs` goes through."""
+    for group in sorted({*groups()} - {"model", "profile", "hardware"}):
         modes = {"network": ["lora"], "mode": [""], "experiment": [""]}.get(group, options("mode"))
         yield from ((mode, f"{group}={option}") for mode, option in product(modes, options(group)))
 
@@ -77,13 +85,37 @@ def test_every_option_composes_and_resolves(mode: str, choice: str) -> None:
     composed(*([f"mode={mode}"] if mode else []), *overrides)
 
 
-@pytest.mark.parametrize(
-    ("profile", "mode", "model"), [*product(options("profile"), options("mode"), MODELS)], ids=lambda value: value
-)
-def test_every_profile_has_all_figures_in_range(profile: str, mode: str, model: str) -> None:
-    settings = composed(f"profile={profile}", f"mode={mode}", *MODELS[model])
+def runs() -> Iterator[tuple[str, ...]]:
+    """Every model with every profile, on every hardware and in every mode in turn: all of them would take minutes."""
+    modes, hardware = options("mode"), options("hardware")
+    for (row, model), (column, profile) in product(enumerate(options("model")), enumerate(options("profile"))):
+        turn = row + column
+        yield model, profile, modes[turn % len(modes)], hardware[turn % len(hardware)]
+
+
+@pytest.mark.parametrize(("model", "profile", "mode", "hardware"), list(runs()), ids=lambda value: value)
+def test_every_profile_has_all_figures_in_range(model: str, profile: str, mode: str, hardware: str) -> None:
+    needed = NEEDS.get(f"model={model}", ())
+    settings = composed(f"model={model}", *needed, f"profile={profile}", f"mode={mode}", f"hardware={hardware}")
     assert list(out_of_range(settings)) == []
     assert settings.network is None or list(network_problems(settings.network)) == []
+    if model in (*UNETS, *FLOWS):
+        assert settings.model.kin == model, "what a row leaves to the row `all` would come from another model's row"
+    assert list(unlike_the_model(settings)) == []
+
+
+def unlike_the_model(settings: Settings) -> Iterator[str]:
+    """Figures that contradict what is known of the model."""
+    known, rate, values = settings.model.known, settings.optimizer.lr, settings.flat()
+    low, high = known.learning_rates.finetune_low, known.learning_rates.finetune_high
+    if settings.network is not None:
+        rate *= settings.network.alpha / settings.network.rank
+        low, high = known.learning_rates.lora_low, known.learning_rates.lora_high
+    if (low is not None and rate < 0.999 * low) or (high is not None and rate > 1.001 * high):
+        yield f"learning rate {rate:g}, known are {low} to {high}"
+    if not known.resolution.min_px <= settings.train.resolution_px <= known.resolution.max_px:
+        yield f"resolution {settings.train.resolution_px}, known is {known.resolution}"
+    yield from (f"{fixed.key} is not {fixed.value}" for fixed in known.fixed if values[fixed.key] != fixed.value)
 
 
 @pytest.mark.parametrize("network", options("network"))
@@ -92,27 +124,43 @@ def test_every_network_is_one_that_its_algorithm_can_be(network: str) -> None:
     assert list(network_problems(settings.network)) == []
 
 
-def test_all_models_are_in_the_matrix() -> None:
-    assert set(options("model")) == set(MODELS)
+def test_every_model_meets_every_hardware_and_mode() -> None:
+    assert {(run[0], run[3]) for run in runs()} == set(product(options("model"), options("hardware")))
+    assert {(run[0], run[2]) for run in runs()} == set(product(options("model"), options("mode")))
+    assert {(run[1], run[2]) for run in runs()} == set(product(options("profile"), options("mode")))
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
+@cache
 def used_figures() -> set[str]:
-    return {name for file in FILES for name in re.findall(r"\$\{figure:(\w+)\}", file.read_text())}
+    lines = [line.partition("#")[0] for file in FILES for line in file.read_text().splitlines()]
+    return {name for line in lines for name in re.findall(r"\$\{figure:(\w+)\}", line)}
 
 
+@cache
+def read(group: str, option: str) -> Any:
+    return yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+
+
+@cache
 def figure_rows() -> dict[str, dict[str, Any]]:
     """Every row of figures, by where it stands."""
     rows: dict[str, dict[str, Any]] = {}
-    for profile in options("profile"):
-        by_mode = yaml.safe_load((CONF / "profile" / f"{profile}.yaml").read_text())["figures"]
-        rows |= {f"{profile} {mode} {kin}": row for mode, by_kin in by_mode.items() for kin, row in by_kin.items()}
+    for profile, mode in product(options("profile"), options("mode")):
+        by_model = read("profile", profile)["figures"][mode]
+        rows |= {f"{profile} {mode} {model}": row for model, row in by_model.items()}
     for model in options("model"):
-        by_mode = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["figures"]
-        rows |= {f"{model} {mode}": row for mode, row in by_mode.items()}
+        rows |= {f"{model} {mode}": row for mode, row in read("model", model).get("figures", {}).items()}
     return rows
+
+
+def whole_rows(mode: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Profile, model and what the two come to."""
+    for profile in options("profile"):
+        rows = read("profile", profile)["figures"][mode]
+        yield from ((profile, model, rows["all"] | rows[model]) for model in (*UNETS, *FLOWS))
 
 
 def test_figures_are_used_and_given() -> None:
@@ -126,12 +174,98 @@ def test_every_figure_of_a_row_is_used_by_the_config(row: str) -> None:
     assert set(figure_rows()[row]) - used_figures() == set()
 
 
-def test_rows_stand_under_known_modes_and_families() -> None:
-    families = {yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text())["family"] for model in options("model")}
-    for profile in options("profile"):
-        by_mode = yaml.safe_load((CONF / "profile" / f"{profile}.yaml").read_text())["figures"]
-        assert set(by_mode) == set(options("mode"))
-        assert all(set(by_kin) <= families | set(options("model")) for by_kin in by_mode.values())
+@pytest.mark.parametrize("profile", options("profile"))
+def test_a_profile_has_a_row_and_a_grade_for_every_model(profile: str) -> None:
+    made = read("profile", profile)
+    assert list(made["figures"]) == ["lora", "finetune"]
+    assert all(list(rows) == ["all", *UNETS, *FLOWS] for rows in made["figures"].values())
+    assert list(made["grades"]) == [*UNETS, *FLOWS]
+    assert set(made["grades"].values()) <= {"A", "B", "C"}
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_whole_rows_have_every_figure(mode: str) -> None:
+    of_the_adapter = {"algo", "rank", "alpha", "conv_rank", "conv_alpha"}
+    expected = used_figures() if mode == "lora" else used_figures() - of_the_adapter
+    wrong = {(profile, model): set(row) ^ expected for profile, model, row in whole_rows(mode)}
+    assert {where: names for where, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_whole_rows_are_in_range(mode: str) -> None:
+    limits = {key.rpartition(".")[2]: limit for key, limit in LIMITS.items()}
+    for profile, model, row in whole_rows(mode):
+        numbers = {name: value for name, value in row.items() if name in limits and value is not None}
+        assert {name: value for name, value in numbers.items() if not limits[name].holds(value)} == {}, (profile, model)
+        assert row["samples_floor"] <= row["samples_cap"], (profile, model)
+        assert row["shuffle_tags"] or not row["keep_tags"], (profile, model)
+
+
+def test_adapters_of_convolutions_are_locon() -> None:
+    for profile, model, row in whole_rows("lora"):
+        of_convolutions = (row["conv_rank"] > 0, row["conv_alpha"] > 0)
+        assert of_convolutions == (row["algo"] == "locon",) * 2, (profile, model)
+
+
+def test_restarts_are_of_the_scheduler_that_has_them() -> None:
+    for profile, model, row in [*whole_rows("lora"), *whole_rows("finetune")]:
+        assert (row["scheduler_cycles"] > 1) == (row["scheduler"] == "cosine_restarts"), (profile, model)
+
+
+def test_no_row_repeats_what_all_says() -> None:
+    rows = figure_rows()
+    for place, row in rows.items():
+        usual = rows.get(f"{place.rpartition(' ')[0]} all", {})
+        repeated = [name for name, value in row.items() if name in usual and usual[name] == value]
+        assert row is usual or not repeated, place
+
+
+def test_numbers_are_numbers() -> None:
+    """YAML reads 1e-4 as a text and 1.0e-4 as a number."""
+    texts = {value for row in figure_rows().values() for value in row.values() if isinstance(value, str)}
+    assert texts <= {"lora", "locon", "constant", "linear", "cosine", "cosine_restarts"}
+
+
+def test_adapters_learn_at_a_rate_that_people_report() -> None:
+    rates = {(profile, model): row["lr"] * row["alpha"] / row["rank"] for profile, model, row in whole_rows("lora")}
+    assert {where: rate for where, rate in rates.items() if not 1e-5 <= rate <= 5e-4} == {}
+
+
+def test_finetunes_learn_at_a_rate_that_people_report() -> None:
+    rates = {(profile, model): row["lr"] for profile, model, row in whole_rows("finetune")}
+    assert {where: rate for where, rate in rates.items() if not 1e-7 <= rate <= 5e-5} == {}
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_flow_models_have_nothing_that_needs_a_noise_schedule(mode: str) -> None:
+    for profile, model, row in whole_rows(mode):
+        assert model in UNETS or (row["min_snr_gamma"], row["noise_offset"]) == (None, 0), (profile, model)
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_text_encoders_learn_slower_and_sentences_keep_their_order(mode: str) -> None:
+    for profile, model, row in whole_rows(mode):
+        assert row["text_encoder_lr"] <= row["lr"] / 2, (profile, model)
+        assert model in UNETS or not (row["text_encoder_lr"] or row["shuffle_tags"]), (profile, model)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value"), [("lr", 0.1), ("alpha", 2), ("rank", 3), ("batch_size", 4)], ids=["row", "own", "kin", "all"]
+)
+def test_a_figure_is_looked_up_in_order(figure: str, value: float) -> None:
+    """The model's row, its own figures, the row of its kin, the row for all."""
+    own = {"lr": 0.2, "alpha": 2}
+    kin, usual = {"lr": 0.3, "alpha": 3, "rank": 3}, {"lr": 0.4, "alpha": 4, "rank": 4, "batch_size": 4}
+    register()
+    config = OmegaConf.create(
+        {
+            "model": {"name": "mine", "kin": "kin", "figures": {"lora": own}},
+            "profile": {"name": "p", "figures": {"lora": {"mine": {"lr": 0.1}, "kin": kin, "all": usual}}},
+            "mode": {"name": "lora"},
+            "value": f"${{figure:{figure}}}",
+        }
+    )
+    assert config.value == value
 
 
 def test_a_figure_that_no_row_has_is_an_error_that_names_profile_and_model() -> None:
