@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from docs.models_page import model_tables
 from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
 from pipeline.errors import Cause
@@ -31,9 +32,13 @@ CONF = PROJECT / "conf"
 MODES = (LoraMode, FinetuneMode)
 PART = re.compile(r"(<!-- made: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORDS = {int: "whole number", float: "number", bool: "true, false", str: "text", list: "list", dict: "names and values"}
-TABLES_OF_FIGURES = ("figures", "profile.figures", "model.figures")
-GRADES = {"anime": "A", "character": "A", "concept": "B", "photoreal": "B", "style": "B"}
-"""How well the learning rate of each profile for family sd15 is supported."""
+TABLES_OF_FIGURES = ("figures", "profile.figures", "profile.grades", "model.figures", "model.known", "model.signature")
+IN_ONE_COLUMN = (
+    *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),
+    *(("samples_per_image", "samples_floor", "samples_cap"), ("scheduler", "scheduler_cycles")),
+    *(("min_snr_gamma", "noise_offset"), ("shuffle_tags", "keep_tags")),
+)
+"""Figures that are read together."""
 
 
 def main() -> None:
@@ -102,13 +107,15 @@ def _settings(prefix: str, schema: type) -> Iterator[tuple[str, Any, type]]:
     kinds = typing.get_type_hints(schema)
     for field in fields(schema):
         key, kind = f"{prefix}{field.name}", kinds[field.name]
+        if key in TABLES_OF_FIGURES:
+            continue
         group = next((part for part in (kind, *typing.get_args(kind)) if is_dataclass(part)), None)
         if group is not None:
             yield from _settings(f"{key}.", typing.cast(type, group))
         elif key == "mode":
             for mode in MODES:
                 yield from _settings("mode.", mode)
-        elif key not in TABLES_OF_FIGURES:
+        else:
             yield key, kind, schema
 
 
@@ -201,6 +208,8 @@ def default_words(value: object) -> str:
     """`null`, `0.1`, or where the value is taken from."""
     if isinstance(value, str) and value.startswith("${figure:"):
         return "the profile's"
+    if isinstance(value, str) and value.startswith("${model.known"):
+        return "the model's"
     if isinstance(value, str):
         bare = value.removeprefix("${project:}/")
         return "" if bare == "???" else f"`{bare}`" if bare else '`""`'
@@ -227,18 +236,41 @@ def one_line(text: str) -> str:
 def profile_tables() -> str:
     """Each profile's figures by mode."""
     parts = []
-    for file in sorted((CONF / "profile").glob("*.yaml")):
-        profile = read_yaml(file)
-        parts.append(f"### {profile['name']}\n\n{one_line(profile['purpose'])}\n\n{figure_table(profile['figures'])}")
+    for profile in profiles():
+        parts.append(f"### {profile['name']}\n\n{one_line(profile['purpose'])}\n")
+        parts += [f"`mode={mode}`\n\n{figure_tables(rows)}" for mode, rows in profile["figures"].items()]
     return "\n".join(parts)
 
 
-def figure_table(figures: dict[str, dict[str, dict[str, object]]]) -> str:
-    """A row a figure, a column for each mode and family."""
-    columns = {(mode, family): row for mode, rows in figures.items() for family, row in rows.items()}
-    names = dict.fromkeys(name for row in columns.values() for name in row)
-    rows = ((f"`{name}`", *(figure(row.get(name, "")) for row in columns.values())) for name in names)
-    return table(("figure", *(f"{mode}, {family}" for mode, family in columns)), rows)
+def profiles() -> list[dict[str, Any]]:
+    """As their files have them."""
+    return [read_yaml(file) for file in sorted((CONF / "profile").glob("*.yaml"))]
+
+
+def figure_tables(rows: dict[str, dict[str, object]]) -> str:
+    """Figures in which models differ: a row a model; then those that all of them have."""
+    whole = {model: row | rows["all"] | row for model, row in rows.items() if model != "all"}
+    names = dict.fromkeys(name for row in whole.values() for name in row)
+    differing = [group for group in grouped(names) if any(len(told(whole, name)) > 1 for name in group)]
+    lines = (
+        (model, *(" / ".join(figure(row[name]) for name in group) for group in differing))
+        for model, row in whole.items()
+    )
+    titles = ("model", *(" / ".join(f"`{name}`" for name in group) for group in differing))
+    same = (name for name in names if not any(name in group for group in differing))
+    return f"{table(titles, lines)}\nAll: {', '.join(f'`{name}` {told(whole, name).pop()}' for name in same)}.\n"
+
+
+def grouped(names: Collection[str]) -> list[tuple[str, ...]]:
+    """In columns, in the order of the first of each."""
+    columns = {name: group for group in IN_ONE_COLUMN for name in group}
+    groups = (tuple(part for part in columns.get(name, (name,)) if part in names) for name in names)
+    return list(dict.fromkeys(groups))
+
+
+def told(rows: dict[str, dict[str, object]], name: str) -> set[str]:
+    """What the rows say of a figure."""
+    return {figure(row[name]) for row in rows.values()}
 
 
 def figure(value: object) -> str:
@@ -246,14 +278,16 @@ def figure(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, int | float):
-        return str(value)
+        return "null" if value is None else str(value)
     return re.sub(r"(\.0)?e-0*", "e-", f"{value:.1e}") if 0 < value < 0.01 else f"{value:g}"
 
 
 def grade_table() -> str:
-    """A row a profile."""
-    profiles = sorted(file.stem for file in (CONF / "profile").glob("*.yaml"))
-    return table(("profile", "grade, sd15"), ((f"`profile={name}`", GRADES.get(name, "")) for name in profiles))
+    """A row a model, a column a profile."""
+    grades = {profile["name"]: profile["grades"] for profile in profiles()}
+    models = dict.fromkeys(model for by_model in grades.values() for model in by_model)
+    rows = ((model, *(by_model.get(model, "") for by_model in grades.values())) for model in models)
+    return table(("model", *grades), rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ errors
@@ -285,6 +319,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "profiles": profile_tables,
     "grades": grade_table,
     "causes": cause_table,
+    "models": lambda: model_tables(table),
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -301,14 +302,25 @@ def test_the_datasets_prompts_come_second() -> None:
     assert "data=demo" in choice.reason
 
 
-@pytest.mark.parametrize(
-    ("heldout", "expected", "whose"), [(8, (24, 26, 28, 30), "held-out"), (0, (0, 6, 12, 18), "training")]
-)
-def test_captions_are_the_last_resort_evenly_spread(heldout: int, expected: tuple[int, ...], whose: str) -> None:
-    prompts, choice = choose_prompts(given.settings(data__prompts=None), given.dataset(24, heldout))
-    assert prompts == tuple(f"picture {i}" for i in expected)
+def test_captions_of_heldout_pictures_come_third_evenly_spread() -> None:
+    prompts, choice = choose_prompts(given.settings(data__prompts=None), given.dataset(24, 8))
+    assert prompts == tuple(f"picture {i}" for i in (24, 26, 28, 30))
     assert choice is not None
-    assert whose in choice.reason
+    assert "held-out" in choice.reason
+
+
+def test_examples_that_suit_the_model_are_the_last_resort() -> None:
+    settings = given.settings(data__prompts=None)
+    prompts, choice = choose_prompts(settings, given.dataset(24, 0))
+    assert prompts == tuple(settings.model.known.prompts.examples)
+    assert choice is not None
+    assert settings.model.known.title in choice.reason
+
+
+def test_heldout_pictures_without_captions_suggest_no_prompts() -> None:
+    settings = given.settings(data__prompts=None)
+    dataset = replace(given.dataset(), heldout=given.pictures(6, caption=""))
+    assert choose_prompts(settings, dataset)[0] == tuple(settings.model.known.prompts.examples)
 
 
 def test_a_caption_that_is_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ MOST_PROMPTS = 4
 
 
 def choose_prompts(settings: Settings, dataset: Dataset) -> tuple[tuple[str, ...], Choice | None]:
-    """The asked-for prompts, the dataset's own, or captions of held-out (else of training) pictures, evenly spread."""
+    """The asked-for prompts, the dataset's own, captions of held-out pictures, or examples that suit the model."""
     if settings.sample.prompts is not None:
         return tuple(settings.sample.prompts), None
     if settings.data.prompts is not None:
         return _chosen(settings.data.prompts, f"the prompts of data={settings.data.name}")
-    pictures, whose = (dataset.heldout, "held-out") if dataset.heldout else (dataset.train, "training")
-    captions = list(dict.fromkeys(picture.caption for picture in pictures))
-    return _chosen(
-        _spread(captions), f"captions of {whose} pictures, since neither sample.prompts nor data.prompts is set"
-    )
+    captions = list(dict.fromkeys(picture.caption for picture in dataset.heldout if picture.caption))
+    if captions:
+        reason = "captions of held-out pictures, since neither sample.prompts nor data.prompts is set"
+        return _chosen(_spread(captions), reason)
+    known = settings.model.known
+    reason = f"examples for {known.title}: no prompts are set, and no held-out picture has a caption"
+    return _chosen(_spread(known.prompts.examples), reason)
 
 
 def _chosen(prompts: Sequence[str], reason: str) -> tuple[tuple[str, ...], Choice]:
