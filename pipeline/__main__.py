@@ -1,4 +1,4 @@
-"""The verbs that train nothing.   python -m pipeline detect PATH | doctor | runs repair | runs ui"""
+"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | runs repair | runs ui"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.errors import RunError
 from pipeline.settings import PROJECT, PlatformName
-from pipeline.wording import count, machine_lines, size
+from pipeline.wording import machine_lines
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "lycoris-lora", "bitsandbytes", "safetensors", "mlflow")
 PROBE_SECONDS = 60
@@ -30,23 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def detect(arguments: argparse.Namespace) -> int:
-    from pipeline.checkpoint.recognise import recognise
+    from pipeline.checkpoint.telling import detail_lines, json_line, look, print_table
 
-    checkpoint = recognise(Path(arguments.path))
-    if arguments.json:
-        _tell([json.dumps(asdict(checkpoint) | {"path": str(checkpoint.path)}, indent=1)])
-        return 0
-    _tell(
-        [
-            f"family      {checkpoint.family}",
-            f"layout      {checkpoint.layout}",
-            f"prediction  {checkpoint.prediction}",
-            f"parameters  {count(checkpoint.parameters)} (denoiser)",
-            f"on disk     {size(checkpoint.bytes)}",
-            f"digest      {checkpoint.digest}",
-        ]
-    )
-    return 0
+    looks = []
+    for seen in look([Path(path) for path in arguments.paths]):
+        looks.append(seen)
+        if arguments.json:
+            _tell([json_line(seen)])
+    if not arguments.json and len(looks) == 1:
+        _tell(detail_lines(looks[0]))
+    elif not arguments.json:
+        print_table(looks)
+    return 1 if any(seen.error for seen in looks) else 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -84,9 +79,9 @@ def ui(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    detecting = verbs.add_parser("detect", help="say what a base model is")
-    detecting.add_argument("path", help="a diffusers folder or a safetensors file")
-    detecting.add_argument("--json", action="store_true", help="print JSON")
+    detecting = verbs.add_parser("detect", help="say what model files are, by their headers")
+    detecting.add_argument("paths", nargs="+", metavar="PATH", help="a file, a model's folder, a folder of them")
+    detecting.add_argument("--json", action="store_true", help="print an object a file, each on a line")
     detecting.set_defaults(verb=detect)
     doctoring = verbs.add_parser("doctor", help="say what this machine can train on")
     doctoring.add_argument("--json", action="store_true", help="print JSON")

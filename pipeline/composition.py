@@ -78,6 +78,9 @@ OTHER_NAMES = {
 }
 """What other trainers call our settings."""
 
+FACTS = {"model.known", "model.signature"}
+"""What stands among the settings and is none."""
+
 NO_NETWORK = "mode=finetune trains the whole model and has no network: leave network=... out, or mode=lora"
 
 
@@ -93,7 +96,7 @@ def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
     overrides, flags = _apart([_without_plus(argument) for argument in typed])
     _refuse_two_purposes(flags)
-    overrides += [*_data_group(overrides), *_model_group(overrides)]
+    overrides = [*_with_model(overrides), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
     if any(_refusal(override) for override in overrides):
         raise InvalidSettings(tuple(_problems(argv)))
@@ -154,20 +157,27 @@ def _data_group(argv: Sequence[str]) -> list[str]:
     return ["data=folder"] if "data.dir" in _keys(argv) and "data" not in _keys(argv) else []
 
 
-def _model_group(argv: Sequence[str]) -> list[str]:
-    """A model's path without its family: the file's header decides. What can't be told is left to `validate`."""
-    if "model.path" not in _keys(argv) or "model" in _keys(argv):
-        return []
-    path = next(_value(argument) for argument in reversed(argv) if argument.lstrip("+").startswith("model.path="))
-    family = _family(Path(path))
-    return [f"model={family}" if family and (CONF / "model" / f"{family}.yaml").is_file() else "model=sd15"]
+def _with_model(overrides: Sequence[str]) -> list[str]:
+    """A model's path without its family, or with model=auto: the header decides. What can't be told is left to
+    `validate`."""
+    if "model.path" not in _keys(overrides) or _chosen("model", overrides) not in (None, "auto"):
+        return list(overrides)
+    path = _chosen("model.path", overrides)
+    model = f"model={_model_of(Path(path or '')) or 'auto'}"
+    return [*(override for override in overrides if override.lstrip("+") != "model=auto"), model]
 
 
-def _family(path: Path) -> str | None:
-    from pipeline.checkpoint.recognise import recognise
+def _chosen(key: str, overrides: Sequence[str]) -> str | None:
+    """The value that counts, the last one."""
+    return next((_value(each) for each in reversed(overrides) if each.lstrip("+").startswith(f"{key}=")), None)
+
+
+def _model_of(path: Path) -> str | None:
+    """The option of the group `model` that the header shows."""
+    from pipeline.checkpoint.identify import identify
 
     try:
-        return recognise(path).family
+        return identify(path).model
     except UnreadableFile:
         return None
 
@@ -459,6 +469,8 @@ def _schema() -> dict[str, object]:
 
 def _named_types(prefix: str, schema: type) -> Iterator[tuple[str, object]]:
     for name, kind in typing.get_type_hints(schema).items():
+        if f"{prefix}{name}" in FACTS:
+            continue
         choices = [part for part in typing.get_args(kind) if is_dataclass(part)] or [kind]
         yield f"{prefix}{name}", choices[0]
         if is_dataclass(choices[0]):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.checkpoint.identify import identify
 from pipeline.checkpoint.recognise import recognise
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem, UnreadableFile
+from pipeline.families import Part
 from pipeline.machine.probe import probe_machine
 from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Model, Settings
@@ -20,6 +23,7 @@ def detect(settings: Settings, run_dir: Path) -> Facts:
     that `validate` can tell all of them at once."""
     machine, machine_problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
     checkpoint, checkpoint_problems = _look_at_model(settings.model)
+    part_problems = _look_at_parts(settings.model)
     dataset, dataset_problems = scan(settings.data, threads=machine.cpu_cores)
     disk_free_bytes, disk_problems = _look_at_disk(run_dir)
     return Facts(
@@ -27,7 +31,7 @@ def detect(settings: Settings, run_dir: Path) -> Facts:
         checkpoint=checkpoint,
         dataset=dataset,
         disk_free_bytes=disk_free_bytes,
-        problems=(*machine_problems, *checkpoint_problems, *dataset_problems, *disk_problems),
+        problems=(*machine_problems, *checkpoint_problems, *part_problems, *dataset_problems, *disk_problems),
     )
 
 
@@ -38,6 +42,28 @@ def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]
         reason = re.sub(rf"^{re.escape(model.path)}(:? )", "", str(error))  # the value is told with the key
         fix = "model.path=PATH, a diffusers folder or a safetensors file"
         return None, (Problem("model.path", model.path, reason, fix),)
+
+
+def _look_at_parts(model: Model) -> tuple[Problem, ...]:
+    """Files that are given for text encoders and VAE must be these; what is no path is left to `validate`."""
+    return tuple(
+        problem
+        for name, given in model.parts.items()
+        if given is not None and Path(given).exists() and name in model.known.parts
+        for problem in _look_at_part(f"model.parts.{name}", given, model.known.parts[name])
+    )
+
+
+def _look_at_part(key: str, given: str, wanted: Part) -> Iterator[Problem]:
+    fix = f"{key}=PATH of a {wanted.family}" + (f" ({wanted.hub})" if wanted.hub else "")
+    try:
+        found = identify(Path(given))
+    except UnreadableFile as error:
+        yield Problem(key, given, str(error), fix)
+        return
+    if (found.kind, found.family) != (wanted.kind.value, wanted.family):
+        name = f"{found.title} ({found.family})" if found.family else found.title
+        yield Problem(key, given, f"is {name}, and a {wanted.kind.value} of kind {wanted.family} is wanted", fix)
 
 
 def _look_at_disk(run_dir: Path) -> tuple[int, tuple[Problem, ...]]:

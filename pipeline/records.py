@@ -11,6 +11,8 @@ from pipeline.errors import Problem, RunError
 from pipeline.settings import Settings
 
 Platform = Literal["cuda", "rocm", "xpu", "cpu"]
+Predicted = Literal["epsilon", "v_prediction", "flow"]
+"""What a denoiser predicts: the noise, the velocity, or a flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Checkpoint:
     path: Path
     layout: Literal["diffusers", "single_file"]
     family: str
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: Predicted | None
+    """None: nothing in the files tells."""
     parameters: int
     """Of the denoiser."""
     bytes: int
@@ -50,7 +53,23 @@ class Checkpoint:
     digest: str
     """SHA-256 of the safetensors headers and of a sample of the weights: cheap, and changes with any retraining."""
     text_layers: int = 12
-    """Layers of the text encoder: 12 in Stable Diffusion 1, fewer in the demo model."""
+    """Layers of the text encoder: 12 in Stable Diffusion 1, fewer in the demo model; 0 where that can't be told."""
+    title: str = ""
+    """The family in words."""
+    variant: str | None = None
+    """The member of the family: dev, 768-v."""
+    dtype: str = ""
+    """Of the stored weights: fp16, fp8_e4m3_scaled."""
+    models: tuple[str, ...] = ()
+    """Options of the group `model` that the header does not speak against."""
+    parts: tuple[str, ...] = ("denoiser",)
+    """What is inside: denoiser, vae, the text encoders by name."""
+    prediction_sure: bool = False
+    """The files say what is predicted; else it is what the family does."""
+    evidence: tuple[str, ...] = ()
+    """What all this rests on."""
+    lacking: tuple[str, ...] = ()
+    """Parts that the folder should have, and why they can't be read."""
 
 
 @dataclass(frozen=True, slots=True)

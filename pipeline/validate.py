@@ -12,15 +12,21 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from pipeline.backends.native.support import native_problems
+from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
 from pipeline.checks.limits import out_of_range
 from pipeline.checks.networks import network_problems
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
+from pipeline.families import PartKind
 from pipeline.machine.precision import choose_precision, precision_problems
-from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
-from pipeline.settings import PROJECT, Algorithm, PlatformName, Prediction, Settings
+from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan, Predicted
+from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
+
+BACKEND_CHECKS: dict[str, Callable[[Settings, Checkpoint], Iterator[Problem]]] = {"native": native_problems}
+"""What each backend can't do."""
 
 GIB = 2**30
 
@@ -95,17 +101,66 @@ def _floor_is_below_cap(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield Problem("train.samples_floor", floor, reason, f"train.samples_floor={cap}")
 
 
-def _family_is_the_models(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    model, checkpoint = settings.model, facts.checkpoint
-    if checkpoint is None or checkpoint.family == model.family:
+def _header_shows_the_model(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    contradiction = _contradiction(settings, facts.checkpoint)
+    if contradiction and settings.model.trust_header:
+        shown = facts.checkpoint.models[0] if facts.checkpoint and facts.checkpoint.models else None
+        instead = f"model={shown}" if shown else f"model.path=PATH of a {settings.model.known.title}"
+        fix = f"{instead}, or model.trust_header=false to train it as {settings.model.name} all the same"
+        yield Problem("model", settings.model.name, contradiction, fix)
+
+
+def _contradiction(settings: Settings, checkpoint: Checkpoint | None) -> str | None:
+    """What the header says against the chosen model; None where it does not."""
+    model = settings.model
+    if checkpoint is None or not checkpoint.models or model.name in checkpoint.models:
+        return None
+    told = [said for said in checkpoint.evidence if said.startswith(("family", "prediction"))]
+    variant = f" {checkpoint.variant}" if checkpoint.variant not in (None, "base") else ""
+    is_not = f"is {checkpoint.title}{variant} (model={checkpoint.models[0]}) by its header, not {model.known.title}"
+    return f"{model.path} {is_not}. {'; '.join(told)}"
+
+
+def _prediction_is_known(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    asked, checkpoint = settings.model.prediction, facts.checkpoint
+    if checkpoint is None:
         return
-    reason = f"is a model of family {checkpoint.family}, and model={model.name} is for family {model.family}"
-    if (PROJECT / "conf" / "model" / f"{checkpoint.family}.yaml").is_file():
-        fix = f"model={checkpoint.family} model.path={model.path}"
-    else:
-        reason += f"; {checkpoint.family} is not supported yet"
-        fix = f"model.path=PATH of a model of family {model.family}"
-    yield Problem("model.path", model.path, reason, fix)
+    if asked is Prediction.auto and _predicts(settings, checkpoint) is None:
+        reason = "nothing in the files tells if it predicts epsilon or v_prediction, and the wrong one trains noise"
+        yield Problem("model.prediction", "auto", reason, "model.prediction=epsilon, or model.prediction=v_prediction")
+    is_flow = checkpoint.prediction == "flow"
+    if asked is not Prediction.auto and (asked is Prediction.flow) != is_flow:
+        reason = f"{checkpoint.title} {'is a flow' if is_flow else 'is no flow'}"
+        yield Problem("model.prediction", asked.value, reason, "model.prediction=auto")
+
+
+def _predicts(settings: Settings, checkpoint: Checkpoint) -> Predicted | None:
+    """What the files say; where they say nothing, what the chosen model does."""
+    if checkpoint.prediction_sure:
+        return checkpoint.prediction
+    told: Predicted | None = settings.model.signature.get("predicts")
+    return told or checkpoint.prediction
+
+
+def _settings_suit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from fixed_problems(settings)
+
+
+def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    """A text encoder of a size of its own counts as the one that is wanted: the demo model has such a one."""
+    if facts.checkpoint is None:
+        return
+    inside, known = set(facts.checkpoint.parts), settings.model.known.parts
+    if "text_encoder" in inside:
+        inside |= {name for name, part in known.items() if part.kind is PartKind.text_encoder}
+    for problem in parts_problems(settings, inside):
+        because = [reason for reason in facts.checkpoint.lacking if problem.value == "null"]
+        yield replace(problem, reason="; ".join((problem.reason, *because)))
+
+
+def _backend_can_train_it(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if facts.checkpoint is not None and not _contradiction(settings, facts.checkpoint):
+        yield from BACKEND_CHECKS[settings.backend.name](settings, facts.checkpoint)
 
 
 def _clip_skip_leaves_layers(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -187,7 +242,11 @@ CHECKS: tuple[Check, ...] = (
     _arguments_have_values,
     _sides_fit_the_model,
     _floor_is_below_cap,
-    _family_is_the_models,
+    _header_shows_the_model,
+    _prediction_is_known,
+    _settings_suit_the_model,
+    _model_has_its_parts,
+    _backend_can_train_it,
     _clip_skip_leaves_layers,
     _tokenizer_is_there,
     _weights_name_is_a_file_name,
@@ -204,13 +263,12 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
     prompts, prompts_choice = choose_prompts(settings, dataset)
-    prediction = settings.model.prediction
+    prediction, predicted = settings.model.prediction, _predicts(settings, checkpoint)
     choices = (
+        _model_choice(settings, checkpoint),
         _platform_choice(settings, facts),
         precision_choice,
-        Choice("model.prediction", checkpoint.prediction, "said by the model")
-        if prediction is Prediction.auto
-        else None,
+        _prediction_choice(settings, checkpoint),
         _heldout_choice(settings, dataset),
         steps_choice,
         prompts_choice,
@@ -218,7 +276,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
     plan = Plan(
         settings=settings,
         machine=facts.machine,
-        checkpoint=checkpoint if prediction is Prediction.auto else replace(checkpoint, prediction=prediction.value),
+        checkpoint=replace(checkpoint, prediction=predicted if prediction is Prediction.auto else prediction.value),
         dataset=dataset,
         precision=precision,
         num_processes=settings.hardware.num_processes,
@@ -238,6 +296,23 @@ def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:
     machine = facts.machine
     drives = "no card" if machine.platform == "cpu" else ", ".join(machine.device_names)
     return Choice("hardware", machine.platform, f"torch {machine.torch_version} can drive {drives} here")
+
+
+def _model_choice(settings: Settings, checkpoint: Checkpoint) -> Choice | None:
+    """Where the header left the choice between several names, or the claim is one that only the user can make."""
+    name = settings.model.name
+    if len(checkpoint.models) < 2 or name not in checkpoint.models:
+        return None
+    others = ", ".join(other for other in checkpoint.models if other != name)
+    return Choice("model", name, f"{checkpoint.path.name} is {checkpoint.title}; {others} would fit its header as well")
+
+
+def _prediction_choice(settings: Settings, checkpoint: Checkpoint) -> Choice | None:
+    if settings.model.prediction is not Prediction.auto:
+        return None
+    said = next((line for line in checkpoint.evidence if line.startswith("prediction: ")), "")
+    reason = said.removeprefix("prediction: ") if checkpoint.prediction_sure else f"{settings.model.known.title} does"
+    return Choice("model.prediction", _predicts(settings, checkpoint), reason or "said by the model")
 
 
 def _heldout_choice(settings: Settings, dataset: Dataset) -> Choice | None:
@@ -279,15 +354,26 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     small = sum(p.width_px * p.height_px < train.resolution_px**2 for p in dataset.train)
     if small:
         yield f"{small} pictures have fewer pixels than train.resolution_px={train.resolution_px} squared: enlarged"
-    if said is not Prediction.auto and said.value != checkpoint.prediction:
+    if said is not Prediction.auto and checkpoint.prediction and said.value != checkpoint.prediction:
         yield f"model.prediction={said.value}, though the model itself says {checkpoint.prediction}"
+    contradiction = _contradiction(settings, checkpoint)
+    if contradiction:
+        yield f"model.trust_header=false: {contradiction}"
+    yield from family_warnings(settings)
 
 
 # ------------------------------------------------------------------------------------------------------- fingerprint
 
 NOT_IN_THE_WEIGHTS = (
     *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "backend.weights_name"),
-    *("model.name", "model.kin", "model.path", "model.prediction", "train.checkpoint_every_steps"),
+    *(
+        "model.name",
+        "model.kin",
+        "model.path",
+        "model.prediction",
+        "model.trust_header",
+        "train.checkpoint_every_steps",
+    ),
     *("train.keep_checkpoints", "train.heldout_every_steps", "train.gradient_checkpointing"),
     *("train.max_steps", "train.min_steps", "train.samples_", "train.warmup_fraction"),
 )

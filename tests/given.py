@@ -80,11 +80,15 @@ def safetensors(path: Path, shapes: Shapes, *, fill: bytes = b"\0", metadata: di
     return path
 
 
+TEXT_READERS = ("down_blocks.0", "mid_block", "up_blocks.1")
 UNET: Shapes = {
     "conv_in.weight": ("F16", (WIDTH, 4, 3, 3)),
-    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": ("F16", (WIDTH, CONTEXT)),
+    **{
+        f"{block}.attentions.0.transformer_blocks.0.attn2.to_k.weight": ("F16", (WIDTH, CONTEXT))
+        for block in TEXT_READERS
+    },
 }
-UNET_PARAMETERS = WIDTH * 4 * 9 + WIDTH * CONTEXT
+UNET_PARAMETERS = WIDTH * 4 * 9 + 3 * WIDTH * CONTEXT
 
 
 def sd15_folder(folder: Path, *, unet: Shapes = UNET, fill: bytes = b"\0") -> Path:
@@ -106,12 +110,11 @@ def sd15_folder(folder: Path, *, unet: Shapes = UNET, fill: bytes = b"\0") -> Pa
 def single_file_shapes(context: int = CONTEXT, *, channels: int = 4) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The names of the first Stable Diffusion code, with the tests' small widths."""
     unet = "model.diffusion_model."
-    blocks = {f"{unet}middle_block.{i}.weight": ("F16", (2, 2)) for i in range(5)}
     clip = "cond_stage_model.transformer.text_model."
     return {
         f"{unet}input_blocks.0.0.weight": ("F16", (WIDTH, channels, 3, 3)),
         f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": ("F16", (WIDTH, context)),
-        **blocks,
+        f"{unet}middle_block.1.transformer_blocks.0.attn2.to_k.weight": ("F16", (WIDTH, context)),
         "first_stage_model.decoder.conv_in.weight": ("F16", (8, 4, 3, 3)),
         f"{clip}embeddings.token_embedding.weight": ("F16", (9, context)),
         f"{clip}encoder.layers.0.mlp.fc1.weight": ("F16", (2, context)),
@@ -134,6 +137,9 @@ CHECKPOINT = Checkpoint(
     bytes=20_000_000,
     digest="c" * 64,
     text_layers=3,
+    title="the demo model",
+    models=("demo",),
+    parts=("denoiser", "text_encoder", "vae"),
 )
 
 

@@ -1,29 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given as hypothesis_given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
-from pipeline.checkpoint.header import Tensor, read_header
 from pipeline.checkpoint.recognise import recognise
 from pipeline.errors import UnreadableFile
 from tests import given
-
-ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-
-
-def raw_file(path: Path, header: Any, data: bytes = b"", *, length: int | None = None) -> Path:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes((len(raw) if length is None else length).to_bytes(8, "little") + raw + data)
-    return path
 
 
 def told(path: Path) -> str:
@@ -31,150 +16,6 @@ def told(path: Path) -> str:
         recognise(path)
     assert str(path) in str(caught.value)
     return str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------------------------ header
-
-
-def test_header_gives_types_shapes_and_metadata(tmp_path: Path) -> None:
-    path = given.safetensors(tmp_path / "a.safetensors", {"w": ("F16", (2, 3))}, metadata={"format": "pt"})
-    header = read_header(path)
-    assert header.tensors == {"w": Tensor("F16", (2, 3))}
-    assert header.metadata == {"format": "pt"}
-    assert header.file_bytes == path.stat().st_size
-
-
-def test_header_of_a_file_that_the_reference_library_wrote(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    writer = pytest.importorskip("safetensors.numpy")
-    weights = {"a": numpy.ones((2, 3), numpy.float32), "b": numpy.zeros((0, 4), numpy.int64), "c": numpy.float16([1])}
-    writer.save_file(weights, tmp_path / "a.safetensors", metadata={"k": "v"})
-    tensors = read_header(tmp_path / "a.safetensors").tensors
-    assert {name: tensor.shape for name, tensor in tensors.items()} == {"a": (2, 3), "b": (0, 4), "c": (1,)}
-
-
-def test_a_file_that_is_cut_short_says_how_much_is_missing(tmp_path: Path) -> None:
-    path = given.safetensors(tmp_path / "a.safetensors", {"w": ("F32", (10,))})
-    os.truncate(path, path.stat().st_size - 17)
-    assert "17 bytes are missing" in told(path)
-
-
-def test_a_file_cut_inside_its_header_says_how_much_is_missing(tmp_path: Path) -> None:
-    path = given.safetensors(tmp_path / "a.safetensors", {"w": ("F32", (0,))})
-    os.truncate(path, path.stat().st_size - 5)
-    assert "5 bytes are missing" in told(path)
-
-
-@pytest.mark.parametrize(
-    ("header", "data", "said"),
-    [
-        (b"{nonsense", b"", "not JSON"),
-        (b"{" + b"[" * 100_000, b"", "not JSON"),
-        (b'{"a": 1, "a": 2}', b"", "appears twice"),
-        ({"w": [1]}, b"", "makes no sense"),
-        ({"__metadata__": {"a": 1}}, b"", "metadata of strings"),
-        ({"w": ONE | {"data_offsets": [-8, 0]}}, b"", "makes no sense"),
-        ({"w": ONE | {"data_offsets": [8, 0]}}, b"", "does not fill"),
-        ({"w": ONE | {"data_offsets": [0, 8, 16]}}, b"", "makes no sense"),
-        ({"w": ONE | {"shape": [True, True]}}, b"12345678", "makes no sense"),
-        ({"w": ONE | {"shape": [3]}}, b"12345678", "does not fill"),
-        ({"w": ONE | {"shape": [1] * 1000}}, b"12345678", "makes no sense"),
-        ({"w": ONE, "v": ONE}, b"12345678", "overlap"),
-        ({"w": ONE, "v": ONE | {"data_offsets": [16, 24]}}, b"1" * 24, "gaps"),
-        ({"w": ONE}, b"123456789", "1 bytes follow"),
-    ],
-)
-def test_damaged_headers_are_told(tmp_path: Path, header: Any, data: bytes, said: str) -> None:
-    assert said in told(raw_file(tmp_path / "a.safetensors", header, data))
-
-
-def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
-    assert "100000000 at the most" in told(raw_file(tmp_path / "a.safetensors", {"w": ONE}, length=2**40))
-
-
-def test_a_type_newer_than_the_table_is_taken(tmp_path: Path) -> None:
-    path = raw_file(tmp_path / "a.safetensors", {"w": ONE | {"dtype": "F2"}}, b"12345678")
-    assert read_header(path).tensors["w"].dtype == "F2"
-
-
-def test_a_header_of_640_bytes_is_not_taken_for_a_pickle(tmp_path: Path) -> None:
-    raw = json.dumps({"w": ONE}).encode().ljust(640)
-    path = raw_file(tmp_path / "a.safetensors", raw, b"12345678")
-    assert path.read_bytes().startswith(b"\x80\x02")
-    assert set(read_header(path).tensors) == {"w"}
-
-
-@pytest.mark.parametrize(
-    ("start", "said"),
-    [
-        (b"GGUF\x03\0\0\0\x7b", "GGUF"),
-        (b"PK\x03\x04" + b"\0" * 40, "weights_only=True"),
-        (b"\x80\x02}q\0" + b"\0" * 40, "weights_only=True"),
-        (b"<!DOCTYPE html><html>" + b" " * 40, "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"", "0 bytes"),
-        (b"hello, world, this is text", "not a safetensors file"),
-    ],
-)
-def test_other_files_are_named_with_what_to_do(tmp_path: Path, start: bytes, said: str) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(start)
-    assert said in told(path)
-
-
-def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.safetensors")
-    told(tmp_path / "a.safetensors")
-
-
-def test_another_training_of_the_same_shapes_has_another_digest(tmp_path: Path) -> None:
-    shapes = {"w": ("F32", (100_000,))}
-    one = given.safetensors(tmp_path / "1.safetensors", shapes, fill=b"\1")
-    two = given.safetensors(tmp_path / "2.safetensors", shapes, fill=b"\2")
-    copy = Path(shutil.copy(one, tmp_path / "3.safetensors"))
-    assert read_header(one).digest != read_header(two).digest
-    assert read_header(one).digest == read_header(copy).digest
-
-
-ENTRY = st.fixed_dictionaries(
-    {},
-    optional={
-        "dtype": st.sampled_from(["F32", "F16", "X", 5, None]),
-        "shape": st.one_of(st.none(), st.lists(st.integers(-1, 2**70), max_size=3), st.text(max_size=3)),
-        "data_offsets": st.one_of(st.none(), st.lists(st.integers(-9, 2**65), max_size=3)),
-    },
-)
-
-
-@hypothesis_settings(max_examples=200, deadline=None)
-@hypothesis_given(
-    header=st.one_of(
-        st.binary(max_size=60).map(lambda raw: b"{" + raw),
-        st.dictionaries(st.text(max_size=5), st.one_of(ENTRY, st.none(), st.integers())).map(
-            lambda entries: json.dumps(entries).encode()
-        ),
-    ),
-    data=st.binary(max_size=20),
-    length_error=st.sampled_from([0, 0, 0, 1, -1, 2**63 - 1000]),
-)
-def test_hostile_headers_raise_nothing_but_unreadable_file(
-    tmp_path_factory: pytest.TempPathFactory, header: bytes, data: bytes, length_error: int
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "hostile.safetensors"
-    raw_file(path, header, data, length=max(0, len(header) + length_error))
-    with suppress(UnreadableFile):
-        recognise(path)
-
-
-@hypothesis_settings(max_examples=200, deadline=None)
-@hypothesis_given(content=st.binary(max_size=64))
-def test_hostile_bytes_raise_nothing_but_unreadable_file(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "bytes.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(UnreadableFile):
-        recognise(path)
 
 
 # ----------------------------------------------------------------------------------------------------- single files

@@ -15,10 +15,10 @@ STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "exe
 ENTRANCES = {"run", "pipeline.__main__"}
 HYDRA_BORDER = {"run", "pipeline.settings", "pipeline.composition"}
 NATIVE = "pipeline.backends.native"
-TORCHLESS_NATIVE = {NATIVE, f"{NATIVE}.render", f"{NATIVE}.job", f"{NATIVE}.__main__"}
+TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "job", "__main__"))}
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
 TRAINER_LIBRARIES = {"torch", "diffusers", "transformers", "lycoris", "accelerate", "bitsandbytes", "peft"}
-RECORDS = {"pipeline.records", "pipeline.settings", "pipeline.errors", "pipeline"}
+RECORDS = {"pipeline.records", "pipeline.settings", "pipeline.families", "pipeline.errors", "pipeline"}
 VAGUE_NAMES = {"utils", "util", "common", "manager", "base", "helpers", "misc"}
 GROUPS_WITHOUT_FIELD = {"experiment", "schema"}
 
@@ -74,7 +74,13 @@ def height(module: str) -> int:
     if module.startswith("pipeline.backends"):
         return 3
     if module in RECORDS:
-        return {"pipeline.errors": 0, "pipeline": 0, "pipeline.settings": 1, "pipeline.records": 1}[module]
+        return {
+            "pipeline.errors": 0,
+            "pipeline": 0,
+            "pipeline.settings": 1,
+            "pipeline.records": 1,
+            "pipeline.families": 0,
+        }[module]
     return 2
 
 

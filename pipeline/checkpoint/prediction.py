@@ -1,38 +1,121 @@
-"""What a denoiser predicts: the noise (epsilon) or the velocity (v)."""
+"""What a denoiser predicts: the noise (epsilon), the velocity (v_prediction) or a flow; and how sure that is."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.checkpoint.header import Header
-from pipeline.errors import UnreadableFile
+from pipeline.checkpoint.header import Tensor
+from pipeline.records import Predicted
 
-Prediction = Literal["epsilon", "v_prediction"]
+Sure = Literal["certain", "likely", "assumed"]
 
-NAMES: dict[str, Prediction] = {
+NAMES: dict[str, Predicted] = {
     "epsilon": "epsilon",
     "eps": "epsilon",
     "v": "v_prediction",
+    "vpred": "v_prediction",
+    "v_pred": "v_prediction",
     "v_prediction": "v_prediction",
     "v-prediction": "v_prediction",
+    "flow": "flow",
+    "flow_prediction": "flow",
 }
-V_MARKS = {"v_pred", "ztsnr"}
-"""Empty tensors by which a merger or trainer marks a model of v-prediction."""
-EDM_MARKS = {"edm_mean", "edm_std", "edm_vpred.sigma_max"}
+METADATA = ("modelspec.prediction_type", "modelspec.predict_key")
+"""sd-scripts writes the first, ComfyUI's saver the second."""
+EDM = ("edm_mean", "edm_std")
+EDM_V = "edm_vpred.sigma_max"
+MARKS = ("v_pred", "ztsnr")
+"""Empty tensors by which mergers and trainers mark v-prediction, and a zero terminal signal-to-noise ratio."""
+PROBES = (
+    "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias",
+    "output_blocks.11.1.transformer_blocks.0.norm1.bias",
+    "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias",
+)
+"""320 numbers that spread wider in Stable Diffusion 2's v models than in its others."""
+SPREAD_OF_V = 0.09
+"""ComfyUI, comfy/supported_models.py, SD20.model_type: a standard deviation above this is a v model's."""
 
 
-def prediction_of(path: Path, header: Header, *, said_by_scheduler: str | None) -> Prediction:
-    """The strongest word counts: a mark among the tensors, the metadata, the scheduler's config; else epsilon, which
-    Stable Diffusion 1 is made for. Raises UnreadableFile for a kind that can't be trained."""
-    if EDM_MARKS & set(header.tensors):
-        raise UnreadableFile(f"{path} is made for EDM noise: only epsilon and v-prediction can be trained")
-    if V_MARKS & set(header.tensors):
-        return "v_prediction"
-    metadata = header.metadata
-    said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key") or said_by_scheduler
-    if said is None:
-        return "epsilon"
-    if said.lower() not in NAMES:
-        raise UnreadableFile(f"{path} predicts {said!r}: only epsilon and v_prediction can be trained")
-    return NAMES[said.lower()]
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model predicts, and who says so."""
+
+    prediction: Predicted | None
+    """None: nothing can tell."""
+    sure: Sure
+    reason: str
+    zero_terminal_snr: bool = False
+    refused: str | None = None
+    """Why it can't be trained at all."""
+    variant: str | None = None
+    """The model that is known by these marks."""
+
+
+def prediction_of(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    scheduler: str | None,
+    predicts: str | None,
+    read: Callable[[Tensor], tuple[float, ...]],
+) -> Said:
+    """The strongest word counts: marks among the tensors, the metadata, the scheduler's config (None where there is
+    none), the numbers of one small tensor, and what the family does."""
+    if predicts == "flow":
+        return Said("flow", "certain", "all models of this family are flows")
+    for said in (_by_edm(tensors), _by_marks(tensors, metadata), _by_metadata(metadata), _by_scheduler(scheduler)):
+        if said:
+            return said
+    if predicts is None:
+        return _by_numbers(tensors, read)
+    return Said(NAMES[predicts], "assumed", "nothing in the file says otherwise, and its family does")
+
+
+def _by_edm(tensors: Mapping[str, Tensor]) -> Said | None:
+    refused = "it is made for EDM noise, which can't be trained here"
+    if all(mark in tensors for mark in EDM):
+        return Said(None, "certain", f"has {' and '.join(EDM)}", refused=refused, variant="playground-2.5")
+    if EDM_V in tensors:
+        return Said("v_prediction", "certain", f"has {EDM_V}", refused=refused, variant="cosxl")
+    return None
+
+
+def _by_marks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Said | None:
+    marks = [mark for mark in MARKS if mark in tensors]
+    if not marks:
+        return None
+    other = _by_metadata(metadata)
+    against = f", though {other.reason}" if other and other.prediction != "v_prediction" else ""
+    reason = f"has the tensor{'s' if len(marks) > 1 else ''} {' and '.join(marks)}{against}"
+    return Said("v_prediction", "certain", reason, zero_terminal_snr="ztsnr" in marks)
+
+
+def _by_metadata(metadata: Mapping[str, str]) -> Said | None:
+    for key in METADATA:
+        told = metadata.get(key, "").strip().lower()
+        if told in NAMES:
+            return Said(NAMES[told], "likely", f"{key} is {told}")
+    return None
+
+
+def _by_scheduler(scheduler: str | None) -> Said | None:
+    if scheduler is None:
+        return None
+    told = NAMES.get(scheduler.lower())
+    if told is None:
+        refused = f"it predicts {scheduler!r}, and only epsilon, v_prediction and flow can be trained"
+        return Said(None, "certain", f"scheduler_config.json says {scheduler!r}", refused=refused)
+    return Said(told, "certain", f"scheduler_config.json says {scheduler}")
+
+
+def _by_numbers(tensors: Mapping[str, Tensor], read: Callable[[Tensor], tuple[float, ...]]) -> Said:
+    probe = next((tensors[name] for name in PROBES if name in tensors), None)
+    numbers = read(probe) if probe is not None and probe.elements <= 4096 else ()
+    spread = statistics.pstdev(numbers) if len(numbers) > 1 else 0.0
+    if not spread or spread != spread:
+        return Said(None, "assumed", "nothing in the file tells epsilon from v_prediction")
+    reason = f"the numbers of one small tensor spread by {spread:.3f}: v models' by more than {SPREAD_OF_V}"
+    return Said("v_prediction" if spread > SPREAD_OF_V else "epsilon", "likely", reason)

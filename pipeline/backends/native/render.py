@@ -91,8 +91,10 @@ def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
 
 
 def _prediction(plan: Plan) -> str:
-    asked = plan.settings.model.prediction.value
-    return plan.checkpoint.prediction if asked == "auto" else asked
+    """The plan's, which is the one that was asked for where one was."""
+    predicted = plan.checkpoint.prediction
+    assert predicted is not None, "validate asks for it"
+    return predicted
 
 
 def _save_dtype(plan: Plan) -> Any:

@@ -96,7 +96,7 @@ def _load_part(kind: Any, model: ModelPart, part: str) -> Any:
     try:
         if model.layout == "diffusers":
             return kind.from_pretrained(
-                model.path, subfolder=part, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+                model.path, subfolder=part, torch_dtype=torch.float32, **_stored(model, part, "diffusion_pytorch_model")
             )
         with TemporaryDirectory() as configs:
             _write_configs(Path(model.path), Path(configs))
@@ -107,11 +107,18 @@ def _load_part(kind: Any, model: ModelPart, part: str) -> Any:
         raise UnreadableFile(f"model.path={model.path}: its {part} can't be loaded: {error}") from error
 
 
+def _stored(model: ModelPart, part: str, stem: str) -> dict[str, Any]:
+    """How the weights lie in their folder: many downloads hold the fp16 variant only, under its own names."""
+    folder = Path(model.path) / part
+    plain = any((folder / f"{stem}.safetensors{index}").exists() for index in ("", ".index.json"))
+    return {"use_safetensors": True, "local_files_only": True, "variant": None if plain else "fp16"}
+
+
 def _load_text_encoder(model: ModelPart, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     if model.layout == "diffusers":
         try:
             return CLIPTextModel.from_pretrained(
-                model.path, subfolder="text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
+                model.path, subfolder="text_encoder", dtype=torch.float32, **_stored(model, "text_encoder", "model")
             )
         except (OSError, ValueError) as error:
             raise UnreadableFile(f"model.path={model.path}: its text_encoder can't be loaded: {error}") from error

@@ -1,0 +1,174 @@
+"""What is known of models by their tensors: the signatures of `conf/model/*.yaml`, which can be trained, and those of
+`others.yaml`, which are named and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.checkpoint.signature import Clauses
+from pipeline.errors import RunError
+from pipeline.settings import PROJECT
+
+MODELS = PROJECT / "conf" / "model"
+OTHERS = Path(__file__).with_name("others.yaml")
+
+EntryKind = Literal["denoiser", "vae", "text_encoder", "unknown"]
+CLAUSES = {"shapes", "lacks", "modules", "depth"}
+SIGNATURE = {"predicts", "layouts", "variant", "variants", "narrower"}
+OTHER = SIGNATURE | {"kind", "family", "title", "refused"}
+
+
+class CatalogError(RunError):
+    """A signature in the catalog is not written as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A member of a family that is told by something of its own."""
+
+    name: str
+    clauses: Clauses
+    predicts: str | None
+    """What it predicts, where that is not what the family does."""
+    refused: str | None
+    """Why it can't be trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Narrower:
+    """What tells a model from another one of the same shapes: any of the words, in the metadata, and the prediction."""
+
+    words: tuple[str, ...]
+    prediction: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that is known by its tensors."""
+
+    name: str
+    """The option of the group `model`, or the key in others.yaml."""
+    kind: EntryKind
+    family: str
+    title: str
+    predicts: str | None
+    """Unless the file says otherwise; None where nothing can be assumed, or nothing is predicted."""
+    layouts: Mapping[str, Clauses]
+    variant: str | Mapping[str, str] | None
+    """The name of a member that is none of the variants; by what it predicts, where that makes another name."""
+    variants: tuple[Variant, ...]
+    narrower: Narrower | None
+    refused: str | None
+    """Why it can't be a base model; None for those that can."""
+    trainable: bool
+    """It has a YAML in conf/model."""
+
+
+@cache
+def catalog() -> tuple[Entry, ...]:
+    """All entries, the trainable ones first. Raises CatalogError."""
+    models = [_model(file) for file in sorted(MODELS.glob("*.yaml")) if file.stem != "auto"]
+    others = [_other(name, said) for name, said in _yaml(OTHERS).items()]
+    return tuple(entry for entry in (*models, *others) if entry is not None)
+
+
+@cache
+def trainable() -> Mapping[str, Entry]:
+    """The entries of `conf/model` by name."""
+    return {entry.name: entry for entry in catalog() if entry.trainable}
+
+
+def with_defaults(file: Path) -> dict[str, Any]:
+    """A model's YAML as Hydra composes it: `defaults: [other, _self_]` is the other one with this one's words over it.
+
+    Raises CatalogError."""
+    said = _yaml(file)
+    for parent in said.pop("defaults", []):
+        if parent != "_self_":
+            said = _merged(with_defaults(file.with_name(f"{parent}.yaml")), said)
+    return said
+
+
+def _model(file: Path) -> Entry | None:
+    said = with_defaults(file)
+    signature = said.get("signature") or {}
+    if not signature:
+        return None
+    _only(signature, SIGNATURE, f"{file.name}: signature")
+    return _entry(
+        file.stem,
+        signature | {"kind": "denoiser", "family": said["family"], "title": said["known"]["title"]},
+        trainable=True,
+    )
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(below[key], above[key]) for key in below.keys() & above.keys() if _are_dicts(below, above, key)
+    }
+    return below | above | both
+
+
+def _are_dicts(below: dict[str, Any], above: dict[str, Any], key: str) -> bool:
+    return isinstance(below[key], dict) and isinstance(above[key], dict)
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+    try:
+        said = yaml.load(file.read_bytes(), loader)  # noqa: S506 - both loaders are safe ones
+    except (OSError, yaml.YAMLError) as error:
+        raise CatalogError(f"{file} can't be read: {error}") from error
+    if not isinstance(said, dict):
+        raise CatalogError(f"{file} holds no names and values")
+    return said
+
+
+def _other(name: str, said: dict[str, Any]) -> Entry:
+    _only(said, OTHER, f"{OTHERS.name}: {name}")
+    return _entry(name, said, trainable=False)
+
+
+def _entry(name: str, said: Mapping[str, Any], *, trainable: bool) -> Entry:
+    narrower = said.get("narrower")
+    return Entry(
+        name=name,
+        kind=said["kind"],
+        family=said["family"],
+        title=said["title"],
+        predicts=said.get("predicts"),
+        layouts={layout: _clauses(name, clauses) for layout, clauses in said["layouts"].items()},
+        variant=said.get("variant"),
+        variants=tuple(_variant(name, variant, clauses) for variant, clauses in (said.get("variants") or {}).items()),
+        narrower=narrower and Narrower(tuple(narrower.get("words", ())), narrower.get("prediction")),
+        refused=said.get("refused"),
+        trainable=trainable,
+    )
+
+
+def _variant(name: str, variant: str, said: dict[str, Any]) -> Variant:
+    own = {key: said[key] for key in said.keys() - {"predicts", "refused"}}
+    return Variant(variant, _clauses(f"{name}: {variant}", own), said.get("predicts"), said.get("refused"))
+
+
+def _clauses(where: str, said: dict[str, Any]) -> Clauses:
+    """A null takes away what the YAML that this one extends asks for."""
+    _only(said, CLAUSES, where)
+    return Clauses(
+        shapes={pattern: tuple(dims) for pattern, dims in (said.get("shapes") or {}).items() if dims is not None},
+        lacks=tuple(said.get("lacks") or ()),
+        modules=frozenset(said.get("modules") or ()),
+        depth=said.get("depth"),
+    )
+
+
+def _only(said: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(said.keys() - known)
+    if unknown:
+        raise CatalogError(f"{where}: {', '.join(unknown)} means nothing here; there are {', '.join(sorted(known))}")
