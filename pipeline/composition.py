@@ -96,7 +96,7 @@ def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
     overrides, flags = _apart([_without_plus(argument) for argument in typed])
     _refuse_two_purposes(flags)
-    overrides = [*_with_model(overrides), *_data_group(overrides)]
+    overrides = [*_with_model(overrides, sweeping=_sweeps(flags)), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
     if any(_refusal(override) for override in overrides):
         raise InvalidSettings(tuple(_problems(argv)))
@@ -157,14 +157,20 @@ def _data_group(argv: Sequence[str]) -> list[str]:
     return ["data=folder"] if "data.dir" in _keys(argv) and "data" not in _keys(argv) else []
 
 
-def _with_model(overrides: Sequence[str]) -> list[str]:
+def _with_model(overrides: Sequence[str], *, sweeping: bool) -> list[str]:
     """A model's path without its family, or with model=auto: the header decides. What can't be told is left to
-    `validate`."""
+    `validate`. Raises InvalidSettings for a sweep over models of several families: one choice is made for all jobs."""
     if "model.path" not in _keys(overrides) or _chosen("model", overrides) not in (None, "auto"):
         return list(overrides)
-    path = _chosen("model.path", overrides)
-    model = f"model={_model_of(Path(path or '')) or 'auto'}"
-    return [*(override for override in overrides if override.lstrip("+") != "model=auto"), model]
+    path = f"model.path={_chosen('model.path', overrides)}"
+    paths = [_value(choice) for choice in _sweep_choices(path, sweeping=sweeping)]
+    models = {each: _model_of(Path(each)) or "auto" for each in paths}
+    if len(set(models.values())) > 1:
+        told = ", ".join(f"{each} is model={model}" for each, model in models.items())
+        reason = f"one sweep has one model for all its jobs, and {told}"
+        raise InvalidSettings((Problem("model.path", ",".join(paths), reason, "a sweep for each model"),))
+    others = (override for override in overrides if override.lstrip("+") != "model=auto")
+    return [*others, f"model={models[paths[-1]]}"]
 
 
 def _chosen(key: str, overrides: Sequence[str]) -> str | None:

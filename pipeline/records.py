@@ -61,7 +61,7 @@ class Checkpoint:
     dtype: str = ""
     """Of the stored weights: fp16, fp8_e4m3_scaled."""
     models: tuple[str, ...] = ()
-    """Options of the group `model` that the header does not speak against."""
+    """Options of the group `model` that the header does not speak against, the best first."""
     parts: tuple[str, ...] = ("denoiser",)
     """What is inside: denoiser, vae, the text encoders by name."""
     prediction_sure: bool = False

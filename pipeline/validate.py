@@ -115,10 +115,21 @@ def _contradiction(settings: Settings, checkpoint: Checkpoint | None) -> str | N
     model = settings.model
     if checkpoint is None or not checkpoint.models or model.name in checkpoint.models:
         return None
-    told = [said for said in checkpoint.evidence if said.startswith(("family", "prediction"))]
-    variant = f" {checkpoint.variant}" if checkpoint.variant not in (None, "base") else ""
-    is_not = f"is {checkpoint.title}{variant} (model={checkpoint.models[0]}) by its header, not {model.known.title}"
-    return f"{model.path} {is_not}. {'; '.join(told)}"
+    told = [_shortened(said) for said in checkpoint.evidence if said.startswith(("family", "prediction"))]
+    variant = f" ({checkpoint.variant})" if checkpoint.variant not in (None, "base") else ""
+    is_not = f"is {checkpoint.title}{variant}, model={checkpoint.models[0]}, by its header, not {model.known.title}"
+    return f"{model.path} {is_not}; {'; '.join(told)}"
+
+
+def _is_refuted(settings: Settings, checkpoint: Checkpoint) -> bool:
+    """The model is not what it was claimed to be, so that what its claim needs and can do is beside the point."""
+    return settings.model.trust_header and _contradiction(settings, checkpoint) is not None
+
+
+def _shortened(evidence: str) -> str:
+    """Two signs are enough to see what is meant; `detect` tells them all."""
+    signs = evidence.split("; ")
+    return "; ".join(signs[:2]) + ("; ..." if len(signs) > 2 else "")
 
 
 def _prediction_is_known(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -148,7 +159,7 @@ def _settings_suit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
 
 def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
     """A text encoder of a size of its own counts as the one that is wanted: the demo model has such a one."""
-    if facts.checkpoint is None:
+    if facts.checkpoint is None or _is_refuted(settings, facts.checkpoint):
         return
     inside, known = set(facts.checkpoint.parts), settings.model.known.parts
     if "text_encoder" in inside:
@@ -159,7 +170,7 @@ def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 
 def _backend_can_train_it(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    if facts.checkpoint is not None and not _contradiction(settings, facts.checkpoint):
+    if facts.checkpoint is not None and not _is_refuted(settings, facts.checkpoint):
         yield from BACKEND_CHECKS[settings.backend.name](settings, facts.checkpoint)
 
 

@@ -576,7 +576,7 @@ def _sd2() -> tuple[Case, ...]:
         like(with_metadata(base, modelspec__prediction_type="epsilon"), "sd2_base_modelspec", prediction="eps"),
         like(renamed(v, f"^{re.escape(text)}", "conditioner.embedders.0.model."), "sd21_768_v_sgm_names"),
         like(
-            reshaped(v, FIRST_CONV, 320, 9, 3, 3),
+            reshaped(base, FIRST_CONV, 320, 9, 3, 3),
             "sd2_inpainting_full",
             "512-inpainting-ema.safetensors",
             prediction="eps",
@@ -584,7 +584,7 @@ def _sd2() -> tuple[Case, ...]:
             variant="inpaint",
         ),
         like(
-            reshaped(v, FIRST_CONV, 320, 5, 3, 3),
+            reshaped(base, FIRST_CONV, 320, 5, 3, 3),
             "sd2_depth_full",
             "512-depth-ema.safetensors",
             prediction="eps",

@@ -86,11 +86,11 @@ def test_every_option_composes_and_resolves(mode: str, choice: str) -> None:
 
 
 def runs() -> Iterator[tuple[str, ...]]:
-    """Every model with every profile, on every hardware and in every mode in turn: all of them would take minutes."""
-    modes, hardware = options("mode"), options("hardware")
-    for (row, model), (column, profile) in product(enumerate(options("model")), enumerate(options("profile"))):
-        turn = row + column
-        yield model, profile, modes[turn % len(modes)], hardware[turn % len(hardware)]
+    """Every model with every profile in every mode; every model on every hardware too, in turn."""
+    hardware = options("hardware")
+    chosen = product(enumerate(options("model")), enumerate(options("profile")), options("mode"))
+    for (row, model), (column, profile), mode in chosen:
+        yield model, profile, mode, hardware[(row + column) % len(hardware)]
 
 
 @pytest.mark.parametrize(("model", "profile", "mode", "hardware"), list(runs()), ids=lambda value: value)

@@ -167,7 +167,9 @@ def _part(folder: Path, *, files: list[Path]) -> Part:
 
 
 def is_part(folder: Path) -> bool:
-    """Whether a folder holds the weights of a single part under the names that diffusers gives them."""
+    """Whether a folder holds a single part as diffusers saves it: its config, and weights under the usual names."""
+    if not (folder / "config.json").is_file():
+        return False
     stems = [folder / stem for stem in WEIGHTS]
     return any(Path(f"{stem}{ending}").exists() for stem in stems for ending in (".safetensors", SHARD_INDEX))
 

@@ -71,7 +71,8 @@ class Entry:
 @cache
 def catalog() -> tuple[Entry, ...]:
     """All entries, the trainable ones first. Raises CatalogError."""
-    models = [_model(file) for file in sorted(MODELS.glob("*.yaml")) if file.stem != "auto"]
+    files = {file.stem: _yaml(file) for file in sorted(MODELS.glob("*.yaml")) if file.stem != "auto"}
+    models = [_model(name, _composed(name, files)) for name in files]
     others = [_other(name, said) for name, said in _yaml(OTHERS).items()]
     return tuple(entry for entry in (*models, *others) if entry is not None)
 
@@ -86,21 +87,25 @@ def with_defaults(file: Path) -> dict[str, Any]:
     """A model's YAML as Hydra composes it: `defaults: [other, _self_]` is the other one with this one's words over it.
 
     Raises CatalogError."""
-    said = _yaml(file)
-    for parent in said.pop("defaults", []):
-        if parent != "_self_":
-            said = _merged(with_defaults(file.with_name(f"{parent}.yaml")), said)
+    return _composed(file.stem, {beside.stem: _yaml(beside) for beside in file.parent.glob("*.yaml")})
+
+
+def _composed(name: str, files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    said = {key: value for key, value in files[name].items() if key != "defaults"}
+    for parent in files[name].get("defaults", ()):
+        if parent != "_self_" and parent not in files:
+            raise CatalogError(f"{name}.yaml extends {parent}, and there is no {parent}.yaml")
+        said = said if parent == "_self_" else _merged(_composed(parent, files), said)
     return said
 
 
-def _model(file: Path) -> Entry | None:
-    said = with_defaults(file)
+def _model(name: str, said: dict[str, Any]) -> Entry | None:
     signature = said.get("signature") or {}
     if not signature:
         return None
-    _only(signature, SIGNATURE, f"{file.name}: signature")
+    _only(signature, SIGNATURE, f"{name}.yaml: signature")
     return _entry(
-        file.stem,
+        name,
         signature | {"kind": "denoiser", "family": said["family"], "title": said["known"]["title"]},
         trainable=True,
     )

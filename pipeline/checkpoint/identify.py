@@ -142,7 +142,7 @@ def _denoiser_identity(bundle: Bundle, main: Group, found: Sequence[Match], part
         bytes=bundle.bytes,
         evidence=(*_denoiser_evidence(bundle, chosen, words), *_prediction_evidence(said), *_metadata_evidence(part)),
         model=chosen.entry.name if trainable else None,
-        models=_allowed(found, said) if trainable else (),
+        models=tuple(dict.fromkeys((chosen.entry.name, *_allowed(found, said)))) if trainable else (),
         prediction_sure=said.sure,
         zero_terminal_snr=said.zero_terminal_snr,
         refused=(refused or said.refused) if whole else None,
@@ -350,7 +350,7 @@ def _unknown_identity(bundle: Bundle, groups: Sequence[Group], parts: tuple[str,
         _bare(bundle, "unknown", "of no kind that is known here"),
         parts=parts,
         evidence=(*told, *_all_metadata(bundle)),
-        refused=" ".join(("is of no kind that is known here", *(f"({each.said})" for each in told))),
+        refused="is of no kind that is known here",
     )
 
 

@@ -22,7 +22,8 @@ class Evidence:
     sure: Sure = "certain"
 
     def __str__(self) -> str:
-        return f"{self.about}: {self.said} ({self.sure})"
+        """Metadata are told as they are: they may be anybody's."""
+        return f"{self.about}: {self.said}" + ("" if self.about == "metadata" else f" ({self.sure})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Identity:
     model: str | None = None
     """The option of the group `model` that fits best."""
     models: tuple[str, ...] = ()
-    """All options that the header does not speak against."""
+    """All options that the header does not speak against, the best first."""
     prediction_sure: Sure = "assumed"
     zero_terminal_snr: bool = False
     refused: str | None = None

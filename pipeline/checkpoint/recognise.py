@@ -57,7 +57,8 @@ def _refuse(identity: Identity) -> None:
     if identity.refused is None:
         return
     if identity.kind not in ("checkpoint", "denoiser"):
-        raise UnreadableFile(f"{path} {identity.refused}. {WANTED}")
+        nearest = next((f"; {each.said}" for each in identity.evidence if each.said.startswith("nearest is")), "")
+        raise UnreadableFile(f"{path} {identity.refused}{nearest}. {WANTED}")
     name = identity.title + (f" ({identity.variant})" if identity.variant else "")
     raise UnreadableFile(f"{path} is {name}: {identity.refused}")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +84,16 @@ def detail_lines(seen: Look) -> list[str]:
         ("train with", _train_with(seen, found)),
         ("problem", seen.error or ""),
     ]
-    lines = [f"  {name:<11} {value}" for name, value in rows if value]
-    return [str(seen.path), *lines, *(f"  {'because' if i == 0 else '':<11} {e}" for i, e in enumerate(found.evidence))]
+    rows += [("" if i else "because", str(evidence)) for i, evidence in enumerate(found.evidence)]
+    return [str(seen.path), *(line for name, value in rows if value for line in _hanging(name, value))]
+
+
+def _hanging(name: str, value: str) -> list[str]:
+    """Wrapped to the terminal, under its name; one line where there is no terminal."""
+    if not sys.stdout.isatty():
+        return [f"  {name:<11} {value}"]
+    width = max(60, shutil.get_terminal_size().columns)
+    return textwrap.wrap(value, width, initial_indent=f"  {name:<11} ", subsequent_indent=" " * 14)
 
 
 def _prediction(found: Identity) -> str:
@@ -93,7 +104,7 @@ def _prediction(found: Identity) -> str:
 
 def _train_with(seen: Look, found: Identity) -> str:
     if found.model is None:
-        return f"no: {found.refused}" if found.refused else ""
+        return f"no: {found.refused}" if found.refused and found.kind != "unknown" else ""
     others = [name for name in found.models if name != found.model]
     or_else = f"   (or model={', '.join(others)}, if you know it is one)" if others else ""
     return f"model={found.model} model.path={seen.path}{or_else}"
