@@ -15,7 +15,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline import composition, settings
+from pipeline import composition, mistakes, settings
 from pipeline.errors import RunError, Stopped
 
 TYPED = tuple(sys.argv[1:])
@@ -70,8 +70,8 @@ def start() -> None:
         main()
     except KeyboardInterrupt:
         _leave("Stopped.", 128 + signal.SIGINT)
-    except composition.ERRORS as error:
-        message = "\n".join(failed_jobs) or composition.explain(error, sys.argv[1:])
+    except mistakes.ERRORS as error:
+        message = "\n".join(failed_jobs) or mistakes.explain(error, sys.argv[1:])
         if FULL_ERRORS or message is None:
             raise
         _leave(message, 1)

@@ -1,87 +1,23 @@
-"""The border with Hydra's command line: what is typed is completed before Hydra reads it, and what Hydra says of a
-mistake is told again in words that help.
-
-Hydra stops at the first mistake, and its advice ("append with +") would make a misspelt setting pass unseen. So after
-a failure the overrides are tried one by one, and everything that is wrong is reported at once.
-"""
+"""The border with Hydra's command line: what is typed is completed before Hydra reads it."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
-from enum import Enum
-from functools import cache
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
-from types import NoneType
 
-from hydra.errors import CompactHydraException, HydraException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.errors import InvalidSettings, Problem, RunError, UnreadableFile, did_you_mean
-from pipeline.settings import PROJECT, FinetuneMode, LoraMode, Settings
+from pipeline.errors import InvalidSettings, Problem, UnreadableFile
+from pipeline.mistakes import problems_of, refusal
+from pipeline.overrides import apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
 
-HYDRA_ERRORS: tuple[type[Exception], ...] = (HydraException, OmegaConfBaseException)
-ERRORS: tuple[type[Exception], ...] = (RunError, *HYDRA_ERRORS, ValueError, AssertionError)
-"""What a mistake of the user's may raise: a few slip through Hydra's own checks."""
-
-CONF = PROJECT / "conf"
-MODES = {"lora": LoraMode, "finetune": FinetuneMode}
-FLAGS_WITH_VALUE = {
-    "-c",
-    "--cfg",
-    "-p",
-    "--package",
-    "-cp",
-    "--config-path",
-    "-cn",
-    "--config-name",
-    "-cd",
-    "--config-dir",
-}
 PURPOSES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
 """Flags of which only one can stand in a command."""
-SIMPLE_VALUES: dict[object, tuple[str, str]] = {
-    int: ("a whole number", "1"),
-    float: ("a number", "0.1"),
-    bool: ("true or false", "true"),
-    list: ("a list, as in [a,b]", "'[a,b]'"),
-    dict: ("a set of names and values, as in {a:1}", "'{a:1}'"),
-}
-OTHER_NAMES = {
-    "learning_rate": "optimizer.lr",
-    "unet_lr": "optimizer.lr",
-    "text_encoder_learning_rate": "mode.text_encoder_lr",
-    "steps": "train.max_steps",
-    "max_train_steps": "train.max_steps",
-    "epochs": "train.samples_per_image",
-    "max_train_epochs": "train.samples_per_image",
-    "train_batch_size": "train.batch_size",
-    "gradient_accumulation_steps": "train.accumulation_steps",
-    "lr_scheduler": "train.scheduler",
-    "resolution": "train.resolution_px",
-    "dim": "network.rank",
-    "network_dim": "network.rank",
-    "network_alpha": "network.alpha",
-    "mixed_precision": "hardware.precision",
-    "train_data_dir": "data.dir",
-    "pretrained_model_name_or_path": "model.path",
-    "output_dir": "hydra.run.dir",
-    "output_name": "backend.weights_name",
-}
-"""What other trainers call our settings."""
-
-FACTS = {"model.known", "model.signature"}
-"""What stands among the settings and is none."""
-
-NO_NETWORK = "mode=finetune trains the whole model and has no network: leave network=... out, or mode=lora"
 
 
 def register() -> None:
@@ -89,17 +25,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("random_suffix", lambda: token_hex(2), use_cache=True, replace=True)
 
 
-# ------------------------------------------------------------------------------------------------ the command line
-
-
 def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
-    overrides, flags = _apart([_without_plus(argument) for argument in typed])
+    overrides, flags = apart([_without_plus(argument) for argument in typed])
     _refuse_two_purposes(flags)
-    overrides = [*_with_model(overrides, sweeping=_sweeps(flags)), *_data_group(overrides)]
+    overrides = [*_with_model(overrides, sweeping=sweeps(flags)), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
-    if any(_refusal(override) for override in overrides):
-        raise InvalidSettings(tuple(_problems(argv)))
+    if any(refusal(override) for override in overrides):
+        raise InvalidSettings(tuple(problems_of(argv)))
     return argv
 
 
@@ -115,7 +48,7 @@ def command_line(typed: Sequence[str], job_overrides: Sequence[str] | None) -> s
     """What to type to repeat the run; for a job of a sweep with this job's own overrides."""
     if job_overrides is None:
         return shlex.join(["python", "run.py", *typed])
-    flags, _ = _split(typed)
+    flags, _ = split(typed)
     return shlex.join(["python", "run.py", *flags, *job_overrides])
 
 
@@ -123,7 +56,7 @@ def existing_run_dir(typed: Sequence[str]) -> Path | None:
     """The run directory that the command line names, where it is there already."""
     for argument in typed:
         if argument.lstrip("+").startswith("hydra.run.dir="):
-            path = Path(_value(argument)).absolute()
+            path = Path(value_of(argument)).absolute()
             return path if path.exists() else None
     return None
 
@@ -137,33 +70,23 @@ def remove_if_unused(run_dir: Path) -> None:
         run_dir.parent.rmdir()
 
 
-def _apart(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides, and the flags with their values."""
-    is_override = [
-        not word.startswith("-") and ("=" in word or word.startswith("~")) and before not in FLAGS_WITH_VALUE
-        for before, word in zip(("", *argv), argv, strict=False)
-    ]
-    overrides = [word for word, override in zip(argv, is_override, strict=True) if override]
-    return overrides, [word for word, override in zip(argv, is_override, strict=True) if not override]
-
-
 def _without_plus(argument: str) -> str:
     """People who know Hydra type +experiment=name; every group here is in the defaults list already."""
     group = argument.lstrip("+").partition("=")[0]
-    return argument.lstrip("+") if argument.startswith("+") and group in _groups() else argument
+    return argument.lstrip("+") if argument.startswith("+") and group in groups() else argument
 
 
 def _data_group(argv: Sequence[str]) -> list[str]:
-    return ["data=folder"] if "data.dir" in _keys(argv) and "data" not in _keys(argv) else []
+    return ["data=folder"] if "data.dir" in keys(argv) and "data" not in keys(argv) else []
 
 
 def _with_model(overrides: Sequence[str], *, sweeping: bool) -> list[str]:
     """A model's path without its family, or with model=auto: the header decides. What can't be told is left to
     `validate`. Raises InvalidSettings for a sweep over models of several families: one choice is made for all jobs."""
-    if "model.path" not in _keys(overrides) or _chosen("model", overrides) not in (None, "auto"):
+    if "model.path" not in keys(overrides) or chosen("model", overrides) not in (None, "auto"):
         return list(overrides)
-    path = f"model.path={_chosen('model.path', overrides)}"
-    paths = [_value(choice) for choice in _sweep_choices(path, sweeping=sweeping)]
+    path = f"model.path={chosen('model.path', overrides)}"
+    paths = [value_of(choice) for choice in sweep_choices(path, sweeping=sweeping)]
     models = {each: _model_of(Path(each)) or "auto" for each in paths}
     if len(set(models.values())) > 1:
         told = ", ".join(f"{each} is model={model}" for each, model in models.items())
@@ -171,11 +94,6 @@ def _with_model(overrides: Sequence[str], *, sweeping: bool) -> list[str]:
         raise InvalidSettings((Problem("model.path", ",".join(paths), reason, "a sweep for each model"),))
     others = (override for override in overrides if override.lstrip("+") != "model=auto")
     return [*others, f"model={models[paths[-1]]}"]
-
-
-def _chosen(key: str, overrides: Sequence[str]) -> str | None:
-    """The value that counts, the last one."""
-    return next((_value(each) for each in reversed(overrides) if each.lstrip("+").startswith(f"{key}=")), None)
 
 
 def _model_of(path: Path) -> str | None:
@@ -193,291 +111,3 @@ def _resolve_flag(argv: Sequence[str]) -> list[str]:
     pairs = set(pairwise(argv))
     shows_job = any((flag, "job") in pairs for flag in ("--cfg", "-c")) or "--cfg=job" in argv
     return ["--resolve"] if shows_job and "--resolve" not in argv else []
-
-
-def _keys(argv: Sequence[str]) -> set[str]:
-    return {argument.lstrip("+~").partition("=")[0] for argument in argv if "=" in argument}
-
-
-def _value(override: str) -> str:
-    value = override.partition("=")[2]
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The flags that decide what is composed, and the overrides."""
-    from hydra._internal.utils import get_args_parser
-
-    arguments, _ = get_args_parser().parse_known_args(list(argv))
-    named = (("-cp", arguments.config_path), ("-cn", arguments.config_name), ("-cd", arguments.config_dir))
-    return [word for flag, value in named if value is not None for word in (flag, value)], arguments.overrides
-
-
-def _groups() -> set[str]:
-    return {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-
-
-# ----------------------------------------------------------------------------------------------- the mistakes, told
-
-
-@dataclass(frozen=True)
-class _Mistake:
-    """An override that Hydra would not take, and why."""
-
-    override: str
-    error: Exception
-    others: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        return self.override.lstrip("+~").partition("=")[0]
-
-    @property
-    def value(self) -> str:
-        return self.override.partition("=")[2]
-
-    @property
-    def text(self) -> str:
-        return f"{self.error}\n{self.error.__cause__ or ''}"
-
-
-def explain(error: Exception, argv: Sequence[str]) -> str | None:
-    """What is wrong with the command line, all of it, in words that say what to type instead. None if nothing is: then
-    the error is a fault of the program."""
-    if isinstance(error, RunError) or type(error) is CompactHydraException:  # a job's own message, told as it is
-        return str(error)
-    try:
-        problems = tuple(_problems(argv))
-    except HYDRA_ERRORS:  # not the command line's fault: a YAML file is wrong, and Hydra names it
-        problems = ()
-    if problems:
-        return str(InvalidSettings(problems))
-    return _as_hydra_says(error) if isinstance(error, HYDRA_ERRORS) else None
-
-
-def _as_hydra_says(error: Exception) -> str:
-    lines = f"{error}\n{error.__cause__ or ''}".splitlines()
-    return "\n".join(line for line in lines if line.strip() and "config use +" not in line and "list use +" not in line)
-
-
-def _problems(argv: Sequence[str]) -> Iterator[Problem]:
-    """Tries the overrides one by one, groups first; those that are taken stay for the next."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    flags, overrides = _split(argv)
-    given = dict(zip(flags[::2], flags[1::2], strict=True))
-    taken = [f"hydra.searchpath=['file://{Path(given['-cd']).absolute()}']"] if "-cd" in given else []
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(Path(given.get("-cp", CONF)).absolute()), version_base="1.3"):
-        compose(given.get("-cn", "config"), taken)
-        for override in sorted(overrides, key=_is_value):
-            problem = _refusal(override)
-            for choice in [] if problem else _sweep_choices(override, sweeping=_sweeps(argv)):
-                try:
-                    compose(given.get("-cn", "config"), [*taken, choice])
-                except ERRORS as error:
-                    problem = problem or _problem(_Mistake(choice, error, tuple(overrides)))
-            if problem:
-                yield problem
-            else:
-                taken.append(choice)
-
-
-def _is_value(override: str) -> bool:
-    return override.lstrip("+~").partition("=")[0] not in _groups()
-
-
-def _sweeps(argv: Sequence[str]) -> bool:
-    return not {"-m", "--multirun"}.isdisjoint(argv)
-
-
-def _sweep_choices(override: str, *, sweeping: bool) -> list[str]:
-    """A sweep over a,b is tried as two overrides."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    if not sweeping:
-        return [override]
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except OverrideParseException:
-        return [override]
-    if not parsed.is_sweep_override() or not parsed.is_discrete_sweep():
-        return [override]
-    return [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
-
-
-def _problem(mistake: _Mistake) -> Problem:
-    for explained in EXPLANATIONS:
-        problem = explained(mistake)
-        if problem is not None:
-            return problem
-    return Problem(mistake.key, mistake.value, _as_hydra_says(mistake.error), "python run.py --help")
-
-
-def _unknown_option(mistake: _Mistake) -> Problem | None:
-    if mistake.key not in _groups() or "Could not find" not in mistake.text:
-        return None
-    options = sorted(set(getattr(mistake.error, "options", None) or ()) | _options(mistake.key))
-    near = get_close_matches(mistake.value, options, n=1, cutoff=0.5) or options[:1] or ["..."]
-    reason = f"there is no {mistake.key} {mistake.value!r}.{did_you_mean(mistake.value, options)}"
-    return Problem(mistake.key, mistake.value, f"{reason} There are: {', '.join(options)}", f"{mistake.key}={near[0]}")
-
-
-def _options(group: str) -> set[str]:
-    return {file.stem for file in (CONF / group).glob("*.yaml")}
-
-
-def _network_in_finetune(mistake: _Mistake) -> Problem | None:
-    signs = ("Could not override 'network'. No match", "Unexpected type for root: NoneType")
-    named = [other for other in mistake.others if other.startswith("network")]
-    if not named or not any(sign in mistake.text for sign in signs):
-        return None
-    key, _, value = named[0].partition("=")
-    return Problem(key, value, NO_NETWORK, "mode=lora")
-
-
-def _existing_addition(mistake: _Mistake) -> Problem | None:
-    if "An item is already at" not in mistake.text:
-        return None
-    bare = mistake.override.lstrip("+")
-    return Problem(mistake.key, mistake.value, "this setting is there already: leave the + out", bare)
-
-
-def _unknown_setting(mistake: _Mistake) -> Problem | None:
-    if "Could not override" not in mistake.text and "Could not delete" not in mistake.text:
-        return None
-    return _other_modes_setting(mistake) or _new_argument(mistake) or _unknown(mistake.key, mistake.value)
-
-
-def _other_modes_setting(mistake: _Mistake) -> Problem | None:
-    if mistake.key not in _schema():
-        return None
-    name = mistake.key.partition(".")[2]
-    modes = [mode for mode, schema in MODES.items() if name in {field.name for field in fields(schema)}]
-    return Problem(mistake.key, mistake.value, f"is a setting of mode={' and '.join(modes)} only", f"mode={modes[0]}")
-
-
-def _new_argument(mistake: _Mistake) -> Problem | None:
-    """Under args anything may be added, and there the + is right."""
-    section = mistake.key.rpartition(".")[0]
-    if typing.get_origin(_schema().get(section)) is not dict:
-        return None
-    return Problem(
-        mistake.key,
-        mistake.value,
-        f"{section} holds no such argument yet; + adds one",
-        f"+{mistake.key}={mistake.value}",
-    )
-
-
-def _unknown(key: str, value: str) -> Problem:
-    near = nearest_setting(key)
-    reason = f"unknown setting {key!r}." + (f" Did you mean {near}?" if near else " --cfg job shows all settings.")
-    return Problem(key, value, reason, f"{near}={value}" if near else "python run.py --cfg job")
-
-
-def nearest_setting(key: str) -> str | None:
-    """The setting that was probably meant: nearly the same name in its section, or the same name in another."""
-    section, _, name = key.rpartition(".")
-    if name in OTHER_NAMES:
-        return OTHER_NAMES[name]
-    names = [known for known in _schema() if known]
-    siblings = {known.rpartition(".")[2]: known for known in names if known.rpartition(".")[0] == section}
-    elsewhere = {known.rpartition(".")[2]: known for known in reversed(names) if "." in known}
-    for known, cutoff in ((siblings, 0.7), ({n: k for n, k in elsewhere.items() if n == name}, 1.0), (elsewhere, 0.7)):
-        near = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-        if near:
-            return known[near[0]]
-    return None
-
-
-def _wrong_value(mistake: _Mistake) -> Problem | None:
-    if "Error merging override" not in mistake.text:
-        return None
-    kind = _schema().get(mistake.key)
-    if is_dataclass(kind):
-        example = f"{mistake.key}.{fields(kind)[0].name}=..."
-        return Problem(mistake.key, mistake.value, "is a group of settings; set the one that you mean", example)
-    allowed, example = _allowed(kind)
-    if not allowed:
-        return Problem(mistake.key, mistake.value, str(mistake.error.__cause__).splitlines()[0], f"{mistake.key}=...")
-    return Problem(mistake.key, mistake.value, f"{mistake.value!r} is not {allowed}", f"{mistake.key}={example}")
-
-
-def _allowed(kind: object) -> tuple[str, str]:
-    """What a setting takes, in words, and an example."""
-    inner = [part for part in typing.get_args(kind) if part is not NoneType]
-    if typing.get_origin(kind) is typing.Union:
-        allowed, example = _allowed(inner[0])
-        return f"{allowed}, or null", example
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        choices = [str(choice.value) for choice in kind]
-        return f"one of {', '.join(choices)}", choices[0]
-    return SIMPLE_VALUES.get(typing.get_origin(kind) or kind, ("", ""))
-
-
-def _sweep_without_flag(mistake: _Mistake) -> Problem | None:
-    if "Ambiguous value" not in mistake.text and "requires --multirun" not in mistake.text:
-        return None
-    fix = f"-m {mistake.override}  (one run each), or '{mistake.key}=[{mistake.value}]'  (a list)"
-    return Problem(mistake.key, mistake.value, "several values, but this is no sweep", fix)
-
-
-def _syntax(mistake: _Mistake) -> Problem | None:
-    if not isinstance(mistake.error, OverrideParseException | ValueError):
-        return None
-    if "=" not in mistake.override or not mistake.key:
-        return Problem(mistake.override, "", "a setting is typed as key=value", "python run.py --help")
-    quoted = '{}="{}"'.format(mistake.key, _value(mistake.override).replace('"', '\\"'))
-    reason = "a value with spaces, brackets, = or other signs needs quotes inside quotes"
-    return Problem(mistake.key, mistake.value, reason, f"'{quoted}'")
-
-
-EXPLANATIONS: tuple[Callable[[_Mistake], Problem | None], ...] = (
-    _syntax,
-    _network_in_finetune,
-    _unknown_option,
-    _existing_addition,
-    _unknown_setting,
-    _wrong_value,
-    _sweep_without_flag,
-)
-
-
-def _refusal(override: str) -> Problem | None:
-    """What Hydra would take and the run could not: `+x=1` for an x that nobody reads, `~x` for an x that is needed."""
-    key, _, value = override.lstrip("+~").partition("=")
-    if override.startswith("~") and key in _schema():
-        return Problem(override, value, f"a run needs its {key}: it can be changed, not taken away", f"{key}=...")
-    if not override.startswith("+") or key.startswith("hydra") or "/" in key or "@" in key or _may_be_added(key):
-        return None
-    return _unknown(key, value)
-
-
-def _may_be_added(key: str) -> bool:
-    section = key
-    while section:
-        kind = _schema().get(section)
-        if kind is not None:
-            return section == key or typing.get_origin(kind) is dict
-        section = section.rpartition(".")[0]
-    return False
-
-
-@cache
-def _schema() -> dict[str, object]:
-    """Every setting's dotted name with its type, groups included, in the order of the schema."""
-    return dict(
-        [*_named_types("", Settings), *(pair for mode in MODES.values() for pair in _named_types("mode.", mode))]
-    )
-
-
-def _named_types(prefix: str, schema: type) -> Iterator[tuple[str, object]]:
-    for name, kind in typing.get_type_hints(schema).items():
-        if f"{prefix}{name}" in FACTS:
-            continue
-        choices = [part for part in typing.get_args(kind) if is_dataclass(part)] or [kind]
-        yield f"{prefix}{name}", choices[0]
-        if is_dataclass(choices[0]):
-            yield from _named_types(f"{prefix}{name}.", typing.cast(type, choices[0]))

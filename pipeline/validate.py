@@ -13,6 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.backends.native.support import native_problems
+from pipeline.checks.claims import (
+    contradiction,
+    header_problems,
+    is_refuted,
+    model_choice,
+    prediction_choice,
+    prediction_problems,
+    predicts,
+)
 from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
 from pipeline.checks.limits import out_of_range
 from pipeline.checks.networks import network_problems
@@ -20,7 +29,7 @@ from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
 from pipeline.machine.precision import choose_precision, precision_problems
-from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan, Predicted
+from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
 from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
@@ -101,56 +110,10 @@ def _floor_is_below_cap(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield Problem("train.samples_floor", floor, reason, f"train.samples_floor={cap}")
 
 
-def _header_shows_the_model(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    contradiction = _contradiction(settings, facts.checkpoint)
-    if contradiction and settings.model.trust_header:
-        shown = facts.checkpoint.models[0] if facts.checkpoint and facts.checkpoint.models else None
-        instead = f"model={shown}" if shown else f"model.path=PATH of a {settings.model.known.title}"
-        fix = f"{instead}, or model.trust_header=false to train it as {settings.model.name} all the same"
-        yield Problem("model", settings.model.name, contradiction, fix)
-
-
-def _contradiction(settings: Settings, checkpoint: Checkpoint | None) -> str | None:
-    """What the header says against the chosen model; None where it does not."""
-    model = settings.model
-    if checkpoint is None or not checkpoint.models or model.name in checkpoint.models:
-        return None
-    told = [_shortened(said) for said in checkpoint.evidence if said.startswith(("family", "prediction"))]
-    variant = f" ({checkpoint.variant})" if checkpoint.variant not in (None, "base") else ""
-    is_not = f"is {checkpoint.title}{variant}, model={checkpoint.models[0]}, by its header, not {model.known.title}"
-    return f"{model.path} {is_not}; {'; '.join(told)}"
-
-
-def _is_refuted(settings: Settings, checkpoint: Checkpoint) -> bool:
-    """The model is not what it was claimed to be, so that what its claim needs and can do is beside the point."""
-    return settings.model.trust_header and _contradiction(settings, checkpoint) is not None
-
-
-def _shortened(evidence: str) -> str:
-    """Two signs are enough to see what is meant; `detect` tells them all."""
-    signs = evidence.split("; ")
-    return "; ".join(signs[:2]) + ("; ..." if len(signs) > 2 else "")
-
-
-def _prediction_is_known(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    asked, checkpoint = settings.model.prediction, facts.checkpoint
-    if checkpoint is None:
-        return
-    if asked is Prediction.auto and _predicts(settings, checkpoint) is None:
-        reason = "nothing in the files tells if it predicts epsilon or v_prediction, and the wrong one trains noise"
-        yield Problem("model.prediction", "auto", reason, "model.prediction=epsilon, or model.prediction=v_prediction")
-    is_flow = checkpoint.prediction == "flow"
-    if asked is not Prediction.auto and (asked is Prediction.flow) != is_flow:
-        reason = f"{checkpoint.title} {'is a flow' if is_flow else 'is no flow'}"
-        yield Problem("model.prediction", asked.value, reason, "model.prediction=auto")
-
-
-def _predicts(settings: Settings, checkpoint: Checkpoint) -> Predicted | None:
-    """What the files say; where they say nothing, what the chosen model does."""
-    if checkpoint.prediction_sure:
-        return checkpoint.prediction
-    told: Predicted | None = settings.model.signature.get("predicts")
-    return told or checkpoint.prediction
+def _model_is_what_it_shows(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if facts.checkpoint is not None:
+        yield from header_problems(settings, facts.checkpoint)
+        yield from prediction_problems(settings, facts.checkpoint)
 
 
 def _settings_suit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
@@ -159,7 +122,7 @@ def _settings_suit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
 
 def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
     """A text encoder of a size of its own counts as the one that is wanted: the demo model has such a one."""
-    if facts.checkpoint is None or _is_refuted(settings, facts.checkpoint):
+    if facts.checkpoint is None or is_refuted(settings, facts.checkpoint):
         return
     inside, known = set(facts.checkpoint.parts), settings.model.known.parts
     if "text_encoder" in inside:
@@ -170,7 +133,7 @@ def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 
 def _backend_can_train_it(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    if facts.checkpoint is not None and not _is_refuted(settings, facts.checkpoint):
+    if facts.checkpoint is not None and not is_refuted(settings, facts.checkpoint):
         yield from BACKEND_CHECKS[settings.backend.name](settings, facts.checkpoint)
 
 
@@ -253,8 +216,7 @@ CHECKS: tuple[Check, ...] = (
     _arguments_have_values,
     _sides_fit_the_model,
     _floor_is_below_cap,
-    _header_shows_the_model,
-    _prediction_is_known,
+    _model_is_what_it_shows,
     _settings_suit_the_model,
     _model_has_its_parts,
     _backend_can_train_it,
@@ -274,12 +236,12 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
     prompts, prompts_choice = choose_prompts(settings, dataset)
-    prediction, predicted = settings.model.prediction, _predicts(settings, checkpoint)
+    prediction, predicted = settings.model.prediction, predicts(settings, checkpoint)
     choices = (
-        _model_choice(settings, checkpoint),
+        model_choice(settings, checkpoint),
         _platform_choice(settings, facts),
         precision_choice,
-        _prediction_choice(settings, checkpoint),
+        prediction_choice(settings, checkpoint),
         _heldout_choice(settings, dataset),
         steps_choice,
         prompts_choice,
@@ -307,23 +269,6 @@ def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:
     machine = facts.machine
     drives = "no card" if machine.platform == "cpu" else ", ".join(machine.device_names)
     return Choice("hardware", machine.platform, f"torch {machine.torch_version} can drive {drives} here")
-
-
-def _model_choice(settings: Settings, checkpoint: Checkpoint) -> Choice | None:
-    """Where the header left the choice between several names, or the claim is one that only the user can make."""
-    name = settings.model.name
-    if len(checkpoint.models) < 2 or name not in checkpoint.models:
-        return None
-    others = ", ".join(other for other in checkpoint.models if other != name)
-    return Choice("model", name, f"{checkpoint.path.name} is {checkpoint.title}; {others} would fit its header as well")
-
-
-def _prediction_choice(settings: Settings, checkpoint: Checkpoint) -> Choice | None:
-    if settings.model.prediction is not Prediction.auto:
-        return None
-    said = next((line for line in checkpoint.evidence if line.startswith("prediction: ")), "")
-    reason = said.removeprefix("prediction: ") if checkpoint.prediction_sure else f"{settings.model.known.title} does"
-    return Choice("model.prediction", _predicts(settings, checkpoint), reason or "said by the model")
 
 
 def _heldout_choice(settings: Settings, dataset: Dataset) -> Choice | None:
@@ -367,9 +312,9 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
         yield f"{small} pictures have fewer pixels than train.resolution_px={train.resolution_px} squared: enlarged"
     if said is not Prediction.auto and checkpoint.prediction and said.value != checkpoint.prediction:
         yield f"model.prediction={said.value}, though the model itself says {checkpoint.prediction}"
-    contradiction = _contradiction(settings, checkpoint)
-    if contradiction:
-        yield f"model.trust_header=false: {contradiction}"
+    against = contradiction(settings, checkpoint)
+    if against:
+        yield f"model.trust_header=false: {against}"
     yield from family_warnings(settings)
 
 

@@ -13,7 +13,8 @@ from pipeline.settings import PROJECT, Settings
 
 STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "execute", "log")}
 ENTRANCES = {"run", "pipeline.__main__"}
-HYDRA_BORDER = {"run", "pipeline.settings", "pipeline.composition"}
+COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
+HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE}
 NATIVE = "pipeline.backends.native"
 TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "job", "__main__"))}
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
@@ -65,7 +66,7 @@ def _imports(node: ast.AST, *, at_top: bool) -> Iterator[Import]:
 
 def height(module: str) -> int:
     """Where a module stands: a module imports those below it."""
-    if module in ENTRANCES or module == "pipeline.composition":
+    if module in ENTRANCES | COMMAND_LINE:
         return 6
     if module == "pipeline.runner":
         return 5

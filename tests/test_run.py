@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import composition
+from pipeline import composition, mistakes
 from pipeline.errors import InvalidSettings
 from pipeline.settings import PROJECT
 from tests.given import picture, safetensors, sd15_folder, single_file_shapes
@@ -97,8 +97,8 @@ def test_help_is_told(tmp_path: Path) -> None:
         (["train.batch_size=abc"], ["train.batch_size=abc: 'abc' is not a whole number"]),
         (["hardware.precision=fp8"], ["hardware.precision=fp8", "one of auto, fp32, bf16, fp16"]),
         (["train=3"], ["is a group of settings"]),
-        (["network=loha", "mode=finetune"], [composition.NO_NETWORK]),
-        (["mode=finetune", "network.rank=8"], [composition.NO_NETWORK]),
+        (["network=loha", "mode=finetune"], [mistakes.NO_NETWORK]),
+        (["mode=finetune", "network.rank=8"], [mistakes.NO_NETWORK]),
         (["mode.save_dtype=fp16"], ["is a setting of mode=finetune only"]),
         (["data.dir=/my dir (v2)"], ["""'data.dir="/my dir (v2)"'"""]),
         (["data.dir=/a=b"], ["""'data.dir="/a=b"'"""]),
@@ -201,7 +201,7 @@ def test_command_line_repeats_the_run() -> None:
     ],
 )
 def test_nearest_setting(typed: str, meant: str | None) -> None:
-    assert composition.nearest_setting(typed) == meant
+    assert mistakes.nearest_setting(typed) == meant
 
 
 # ------------------------------------------------------------------------------------------------------- the stages

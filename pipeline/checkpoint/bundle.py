@@ -19,7 +19,8 @@ SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safete
 MAX_JSON_BYTES = 50_000_000
 WEIGHTS = ("diffusion_pytorch_model", "model")
 """File names of denoisers and VAEs, and of text encoders."""
-ROLES: Mapping[str, Role] = {"unet": "denoiser", "transformer": "denoiser", "vae": "vae"}
+DENOISERS = ("unet", "transformer")
+ROLES: Mapping[str, Role] = {**dict.fromkeys(DENOISERS, "denoiser"), "vae": "vae"}
 TEXT = re.compile(r"text_encoder(_\d)?$")
 
 
@@ -74,7 +75,8 @@ class Bundle:
 
     @property
     def denoiser(self) -> Part | None:
-        return next((part for name, part in self.parts.items() if ROLES.get(name, "denoiser") == "denoiser"), None)
+        """A part that lies alone may be one."""
+        return next((self.parts[name] for name in (*DENOISERS, "") if name in self.parts), None)
 
     def groups(self) -> list[Group]:
         """A single file's parts by their prefixes, a folder's by their folders."""

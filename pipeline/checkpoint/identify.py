@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.checkpoint.adapters import Adapter, adapter_of
-from pipeline.checkpoint.bundle import Bundle, Part, read_bundle
+from pipeline.checkpoint.bundle import DENOISERS, Bundle, Part, read_bundle
 from pipeline.checkpoint.catalog import Entry, Narrower, catalog
 from pipeline.checkpoint.groups import Group
 from pipeline.checkpoint.identity import Evidence, Identity, Kind
 from pipeline.checkpoint.prediction import Said, prediction_of
 from pipeline.checkpoint.signature import Clauses, Fit, Tensors, fit, fits_what_is_there, holds
+from pipeline.errors import UnreadableFile
 
 WORDS = (
     *("modelspec.title", "modelspec.merged_from", "modelspec.description", "modelspec.tags", "general.name"),
@@ -51,7 +52,10 @@ def identify(path: Path) -> Identity:
 
 
 def identity_of(bundle: Bundle) -> Identity:
-    """What the files of a bundle are, together."""
+    """What the files of a bundle are, together. Raises UnreadableFile for a folder whose denoiser can't be read."""
+    if bundle.pipeline and bundle.denoiser is None:
+        nothing = f"{bundle.path} has no unet and no transformer folder: download the whole model"
+        raise UnreadableFile(next((bundle.lacking[name] for name in DENOISERS if name in bundle.lacking), nothing))
     single = bundle.parts.get("")
     adapter = adapter_of(single.tensors, single.metadata) if single else None
     if single and adapter:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.checkpoint.bundle import Bundle, Part, read_bundle
+from pipeline.checkpoint.bundle import DENOISERS, Bundle, Part, read_bundle
 from pipeline.checkpoint.header import digest as digest_of
 from pipeline.checkpoint.identify import identity_of
 from pipeline.checkpoint.identity import Identity
@@ -23,10 +23,6 @@ def recognise(path: Path) -> Checkpoint:
     """Reads headers, configs and a sample of the weights. Raises UnreadableFile for what is no base model to train on,
     and for damaged files."""
     bundle = read_bundle(path)
-    if bundle.storage == "folder" and bundle.pipeline and bundle.denoiser is None:
-        raise UnreadableFile(
-            next(iter(bundle.lacking.values()), f"{bundle.path} has no unet and no transformer folder")
-        )
     identity = identity_of(bundle)
     _refuse(identity)
     assert identity.family is not None, "only what is known is not refused"
@@ -96,7 +92,7 @@ def _identity_lines(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 def _as_ever(item: tuple[str, Part]) -> tuple[bool, str]:
     """The denoiser first: unfinished runs are found again by this digest."""
-    return item[0] not in ("unet", "transformer"), item[0]
+    return item[0] not in DENOISERS, item[0]
 
 
 def _folder(part: Part) -> Path:
