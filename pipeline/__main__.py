@@ -38,7 +38,7 @@ def detect(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _tell([json_line(seen)])
     if not arguments.json and len(looks) == 1:
-        _tell(detail_lines(looks[0]))
+        _tell(detail_lines(looks[0]), error=looks[0].identity is None)
     elif not arguments.json:
         print_table(looks)
     return 1 if any(seen.error for seen in looks) else 0
@@ -109,9 +109,10 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tell(lines: Sequence[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+def _tell(lines: Sequence[str], *, error: bool = False) -> None:
+    stream = sys.stderr if error else sys.stdout
+    stream.write("".join(f"{line}\n" for line in lines))
+    stream.flush()
 
 
 if __name__ == "__main__":

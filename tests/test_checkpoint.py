@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.checkpoint.recognise import recognise
 from pipeline.errors import UnreadableFile
-from tests import given
+from tests import given, header_cases
 
 
 def told(path: Path) -> str:
@@ -21,85 +21,46 @@ def told(path: Path) -> str:
 # ----------------------------------------------------------------------------------------------------- single files
 
 
-def test_a_small_single_file_is_sd15(tmp_path: Path) -> None:
+def test_a_small_single_file_is_the_demos_kind(tmp_path: Path) -> None:
     path = given.safetensors(tmp_path / "a.safetensors", given.single_file_shapes())
     checkpoint = recognise(path)
     assert (checkpoint.layout, checkpoint.family, checkpoint.prediction) == ("single_file", "sd15", "epsilon")
-    assert checkpoint.parameters == given.WIDTH * (36 + given.CONTEXT) + 5 * 4
+    assert checkpoint.models == ("demo",)
+    assert checkpoint.parts == ("denoiser", "vae", "text_encoder")
+    assert checkpoint.parameters == given.WIDTH * (36 + 2 * given.CONTEXT)
     assert (checkpoint.bytes, checkpoint.text_layers) == (path.stat().st_size, 2)
 
 
-def test_the_real_width_is_sd15(tmp_path: Path) -> None:
-    assert recognise(given.safetensors(tmp_path / "a.safetensors", given.single_file_shapes(768))).family == "sd15"
-
-
-def test_open_clip_makes_it_sd2(tmp_path: Path) -> None:
-    shapes = given.single_file_shapes(1024)
-    shapes = {name.replace("cond_stage_model.transformer.", "cond_stage_model.model."): s for name, s in shapes.items()}
-    assert recognise(given.safetensors(tmp_path / "a.safetensors", shapes)).family == "sd2"
-
-
-def test_two_text_encoders_make_it_sdxl(tmp_path: Path) -> None:
-    shapes = given.single_file_shapes(2048) | {"conditioner.embedders.1.model.ln_final.weight": ("F16", (4,))}
-    assert recognise(given.safetensors(tmp_path / "a.safetensors", shapes)).family == "sdxl"
-
-
-def test_more_channels_make_it_an_inpainting_model(tmp_path: Path) -> None:
-    shapes = given.single_file_shapes(channels=9)
-    assert recognise(given.safetensors(tmp_path / "a.safetensors", shapes)).family == "sd15_inpaint"
+def test_a_real_checkpoint_tells_all_that_training_needs(tmp_path: Path) -> None:
+    checkpoint = recognise(header_cases.write(header_cases.read("sdxl_base_full_fp16"), tmp_path))
+    assert (checkpoint.family, checkpoint.title, checkpoint.variant) == ("sdxl", "Stable Diffusion XL", "base")
+    assert checkpoint.models == ("sdxl", "illustrious", "pony")
+    assert set(checkpoint.parts) == {"denoiser", "clip_l", "clip_g", "vae"}
+    assert (checkpoint.dtype, checkpoint.prediction_sure) == ("fp16", True)
+    assert any("label_emb" in line for line in checkpoint.evidence)
 
 
 @pytest.mark.parametrize(
-    ("names", "family"),
+    ("case", "said"),
     [
-        (["joint_blocks.0.context_block.attn.qkv.weight"], "sd3"),
-        (["transformer_blocks.0.attn.add_q_proj.weight", "pos_embed.proj.weight"], "sd3"),
-        (["double_stream_modulation_img.lin.weight", "double_blocks.0.img_attn.qkv.weight"], "flux2"),
-        (["distilled_guidance_layer.in_proj.bias", "double_blocks.0.img_attn.qkv.weight"], "chroma"),
-        (["double_blocks.0.img_attn.qkv.weight"], "flux1"),
-        (["txt_norm.weight", "transformer_blocks.0.attn.add_q_proj.weight"], "qwen_image"),
-        (["cap_embedder.1.weight"], "lumina2"),
-        (["head.modulation", "patch_embedding.weight"], "wan"),
+        ("sdxl_lora_kohya", "is a LoRA for sdxl, not a base model"),
+        ("sdxl_vae_alone", "is a lone VAE, not a base model"),
+        ("t5xxl_alone", "is a lone text encoder, not a base model"),
+        ("llama31_8b", "is a language model, not a base model"),
+        ("sd15_controlnet_original", "is a ControlNet for sd15, not a base model"),
+        ("sdxl_refiner_full_fp16", "the refiner only finishes what the base model began"),
+        ("flux1_fill_diffusers", "is shown a mask"),
+        ("wan21_t2v_14b_original", "is Wan: it is known, and not supported"),
+        ("longcat_image_diffusers", "nearest is FLUX.1"),
     ],
 )
-def test_other_families_are_named(tmp_path: Path, names: list[str], family: str) -> None:
-    shapes = dict.fromkeys(names, ("F16", (2, 2)))
-    assert recognise(given.safetensors(tmp_path / "a.safetensors", shapes)).family == family
+def test_what_is_no_base_to_train_on_is_named(tmp_path: Path, case: str, said: str) -> None:
+    assert said in told(header_cases.write(header_cases.read(case), tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["lora_unet_x.lora_down.weight", "lora_unet_x.alpha"], "a LoRA"),
-        (["unet.x.lora_A.weight"], "a LoRA"),
-        (["lora_unet_x.lokr_w1"], "a LoRA"),
-        (["control_model.time_embed.0.weight"], "a ControlNet"),
-        (["emb_params"], "a textual-inversion embedding"),
-        (["decoder.conv_in.weight", "encoder.conv_in.weight"], "a lone VAE"),
-        (["text_model.embeddings.position_embedding.weight"], "a lone CLIP"),
-        (["encoder.block.0.layer.0.weight"], "a lone T5"),
-        (["model.layers.0.self_attn.q_proj.weight"], "a language model"),
-        (["something.else"], "of no kind that is known"),
-    ],
-)
-def test_what_is_no_base_model_is_named(tmp_path: Path, names: list[str], said: str) -> None:
-    shapes = dict.fromkeys(names, ("F16", (2, 2)))
-    assert said in told(given.safetensors(tmp_path / "a.safetensors", shapes))
-
-
-def test_a_denoiser_without_its_text_encoder_is_refused(tmp_path: Path) -> None:
-    shapes = {name: s for name, s in given.single_file_shapes(768).items() if not name.startswith("cond_stage_model")}
-    assert "without text encoder" in told(given.safetensors(tmp_path / "a.safetensors", shapes))
-
-
-def test_weights_of_eight_bits_are_refused(tmp_path: Path) -> None:
-    shapes = {name: ("F8_E4M3", shape) for name, (_, shape) in given.single_file_shapes().items()}
-    assert "quantised" in told(given.safetensors(tmp_path / "a.safetensors", shapes))
-
-
-def test_one_shard_is_refused(tmp_path: Path) -> None:
+def test_a_lone_shard_is_refused(tmp_path: Path) -> None:
     path = given.safetensors(tmp_path / "model-00001-of-00002.safetensors", given.single_file_shapes())
-    assert "one shard of several" in told(path)
+    assert "is one shard of 2, and 1 of them are not beside it" in told(path)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +87,9 @@ def test_edm_models_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_small_diffusers_folder_is_sd15(tmp_path: Path) -> None:
+def test_a_small_diffusers_folder_is_the_demos_kind(tmp_path: Path) -> None:
     checkpoint = recognise(given.sd15_folder(tmp_path / "model"))
+    assert checkpoint.models == ("demo",)
     assert (checkpoint.layout, checkpoint.family, checkpoint.prediction) == ("diffusers", "sd15", "epsilon")
     assert (checkpoint.parameters, checkpoint.text_layers) == (given.UNET_PARAMETERS, 3)
     assert checkpoint.bytes == sum(file.stat().st_size for file in (tmp_path / "model").rglob("*.safetensors"))
@@ -163,7 +125,7 @@ def test_shards_are_read_together(tmp_path: Path) -> None:
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = sharded(tmp_path)
     (folder / "unet" / "part-2.safetensors").unlink()
-    with pytest.raises(UnreadableFile, match=r"lacks 1 of 2 shards, part-2\.safetensors"):
+    with pytest.raises(UnreadableFile, match=r"lacks 1 of 4 shards, part-2\.safetensors"):
         recognise(folder)
 
 
@@ -187,25 +149,12 @@ def sharded(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("pipeline", "family"), [("StableDiffusionXLPipeline", "sdxl"), ("StableDiffusionImg2ImgPipeline", "sd15")]
-)
-def test_the_pipelines_class_says_the_family(tmp_path: Path, pipeline: str, family: str) -> None:
+def test_the_tensors_say_the_family_and_not_the_pipelines_class(tmp_path: Path) -> None:
     folder = given.sd15_folder(tmp_path / "model")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
-    assert recognise(folder).family == family
-
-
-def test_a_transformer_folder_is_recognised_without_its_other_parts(tmp_path: Path) -> None:
-    given.safetensors(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors", given.UNET)
-    (tmp_path / "transformer" / "config.json").write_text("{}")
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    assert recognise(tmp_path).family == "flux1"
-
-
-def test_the_width_of_the_text_tells_sd2_in_a_folder(tmp_path: Path) -> None:
-    unet = {**given.UNET, "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": ("F16", (8, 1024))}
-    assert recognise(given.sd15_folder(tmp_path / "model", unet=unet)).family == "sd2"
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    checkpoint = recognise(folder)
+    assert checkpoint.family == "sd15"
+    assert "layout: model_index.json names a FluxPipeline (certain)" in checkpoint.evidence
 
 
 @pytest.mark.parametrize(
@@ -214,23 +163,47 @@ def test_the_width_of_the_text_tells_sd2_in_a_folder(tmp_path: Path) -> None:
         ("model_index.json", "no model_index.json"),
         ("unet/diffusion_pytorch_model.safetensors", "no safetensors weights"),
         ("unet/config.json", "can't be read"),
-        ("vae", "vae is missing"),
-        ("text_encoder", "text_encoder is missing"),
         ("unet", "no unet and no transformer"),
     ],
 )
-def test_what_a_folder_lacks_is_named(tmp_path: Path, path: str, said: str) -> None:
+def test_what_a_folder_can_not_do_without_is_named(tmp_path: Path, path: str, said: str) -> None:
+    assert said in told(without(tmp_path, path))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("vae/config.json", "vae/config.json can't be read"),
+        ("text_encoder/model.safetensors", "text_encoder has no safetensors weights"),
+    ],
+)
+def test_a_part_that_can_not_be_read_is_lacking_with_its_reason(tmp_path: Path, path: str, said: str) -> None:
+    checkpoint = recognise(without(tmp_path, path))
+    assert path.partition("/")[0] not in checkpoint.parts
+    assert any(said in reason for reason in checkpoint.lacking)
+
+
+def test_pickles_in_place_of_weights_are_named(tmp_path: Path) -> None:
+    folder = without(tmp_path, "vae/diffusion_pytorch_model.safetensors")
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x02")
+    assert "only .bin pickles" in recognise(folder).lacking[0]
+
+
+def without(tmp_path: Path, path: str) -> Path:
+    """A folder that lacks one thing."""
     folder = given.sd15_folder(tmp_path / "model")
     target = folder / path
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    assert said in told(folder)
+    return folder
 
 
-def test_an_fp16_variant_alone_is_told_with_the_link_to_make(tmp_path: Path) -> None:
+def test_an_fp16_variant_alone_is_read(tmp_path: Path) -> None:
     folder = given.sd15_folder(tmp_path / "model")
     plain = folder / "unet" / "diffusion_pytorch_model.safetensors"
     plain.rename(plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert f"ln -s diffusion_pytorch_model.fp16.safetensors {plain}" in told(folder)
+    checkpoint = recognise(folder)
+    assert checkpoint.parameters == given.UNET_PARAMETERS
+    assert any("only the fp16 variant" in line for line in checkpoint.evidence)
 
 
 def test_a_folder_with_a_single_file_says_to_give_the_file(tmp_path: Path) -> None:

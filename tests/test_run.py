@@ -156,9 +156,10 @@ def test_pictures_without_a_data_group_are_a_folder(tmp_path: Path) -> None:
 def test_the_models_header_decides_its_family(tmp_path: Path) -> None:
     folder = sd15_folder(tmp_path / "model")
     single = safetensors(tmp_path / "model (v1).safetensors", single_file_shapes())
-    assert composition.complete([f"model.path={folder}"])[1:] == ["model=sd15"]
-    assert composition.complete([f'model.path="{single}"'])[1:] == ["model=sd15"]
-    assert composition.complete(["model.path=/nowhere"])[1:] == ["model=sd15"]
+    assert composition.complete([f"model.path={folder}"])[1:] == ["model=demo"]
+    assert composition.complete([f'model.path="{single}"'])[1:] == ["model=demo"]
+    assert composition.complete(["model=auto", f"model.path={folder}"])[1:] == ["model=demo"]
+    assert composition.complete(["model.path=/nowhere"])[1:] == ["model=auto"]
     assert composition.complete(["model=demo", f"model.path={folder}"])[2:] == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.checks.claims import predicts
 from pipeline.checks.limits import LIMITS
 from pipeline.checks.networks import ARGUMENTS, WORDS
 from pipeline.errors import InvalidSettings, Problem
@@ -225,12 +226,99 @@ def test_an_argument_without_a_value_is_told() -> None:
 # -------------------------------------------------------------------------------------------------------------- model
 
 
-def test_another_family_is_told_with_the_config_to_choose() -> None:
-    checkpoint = replace(given.CHECKPOINT, family="sdxl")
-    told = problem(given.settings(), given.facts(checkpoint=checkpoint))
-    assert "is a model of family sdxl, and model=demo is for family sd15; sdxl is not supported yet" in told.reason
-    settings = given.settings(model__family="sdxl")
-    assert problem(settings, given.facts()).fix.startswith("model=sd15 model.path=")
+FLUX = replace(
+    given.CHECKPOINT,
+    family="flux1",
+    title="FLUX.1 [dev]",
+    variant="dev",
+    prediction="flow",
+    prediction_sure=True,
+    models=("flux_dev",),
+    parts=("denoiser",),
+    evidence=("family: img_in.weight is [3072, 64]; txt_in.weight is [3072, 4096]; more (certain)", "metadata: x"),
+)
+SDXL = replace(given.CHECKPOINT, family="sdxl", title="Stable Diffusion XL", models=("sdxl", "pony", "sdxl_vpred"))
+SDXL_SETTINGS = ("model.path=x", "train.resolution_px=1024")
+
+
+def test_a_claim_that_the_header_refutes_is_told_with_both_names_and_the_evidence() -> None:
+    told = problem(given.settings(), given.facts(checkpoint=FLUX))
+    assert (told.key, told.value) == ("model", "demo")
+    assert "is FLUX.1 [dev] (dev), model=flux_dev, by its header, not the demo model" in told.reason
+    assert "img_in.weight is [3072, 64]" in told.reason
+    assert told.fix.startswith("model=flux_dev, or model.trust_header=false")
+
+
+def test_a_header_that_is_not_trusted_is_warned_about() -> None:
+    other = replace(given.CHECKPOINT, models=("sd15",), title="Stable Diffusion 1.x", variant="base")
+    made = plan(given.settings(model__trust_header=False), given.facts(checkpoint=other))
+    assert any("model.trust_header=false" in warning and "model=sd15" in warning for warning in made.warnings)
+
+
+def test_without_trust_in_the_header_everything_else_is_still_checked() -> None:
+    settings = given.settings("model=sdxl", *SDXL_SETTINGS, model__trust_header=False)
+    keys = {each.key for each in problems(settings, given.facts(checkpoint=FLUX))}
+    assert keys == {"model.parts.clip_l", "model.parts.clip_g", "model.parts.vae", "model"}
+
+
+def test_a_narrower_name_may_be_claimed() -> None:
+    told = problems(given.settings("model=pony", *SDXL_SETTINGS), given.facts(checkpoint=SDXL))
+    assert [each.reason for each in told] == [
+        "backend=native can't train Pony Diffusion XL yet: it trains Stable Diffusion 1 only"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sure", "predicted"), [("sdxl_vpred", False, "v_prediction"), ("sdxl", True, "epsilon")]
+)
+def test_where_the_files_say_nothing_the_model_predicts_what_it_does(name: str, sure: bool, predicted: str) -> None:
+    settings = given.settings(f"model={name}", *SDXL_SETTINGS)
+    assert predicts(settings, replace(SDXL, prediction_sure=sure)) == predicted
+
+
+def test_a_prediction_that_nothing_tells_must_be_said() -> None:
+    unknown = replace(given.CHECKPOINT, models=("sd2",), prediction=None)
+    settings = given.settings("model=sd2", "model.path=x")
+    told = next(each for each in problems(settings, given.facts(checkpoint=unknown)) if each.key == "model.prediction")
+    assert told.fix == "model.prediction=epsilon, or model.prediction=v_prediction"
+
+
+def test_a_flow_predicts_nothing_else() -> None:
+    settings = given.settings("model=flux_dev", "model.path=x", model__prediction=Prediction.epsilon)
+    told = problems(settings, given.facts(checkpoint=FLUX))
+    assert "FLUX.1 [dev] is a flow" in [each.reason for each in told if each.key == "model.prediction"]
+
+
+def test_parts_that_are_nowhere_are_told_one_by_one() -> None:
+    told = problems(given.settings("model=flux_dev", "model.path=x"), given.facts(checkpoint=FLUX))
+    assert {"model.parts.clip_l", "model.parts.t5xxl", "model.parts.vae"} <= {each.key for each in told}
+
+
+def test_why_a_folders_part_can_not_be_read_is_told_with_it() -> None:
+    lacking = replace(given.CHECKPOINT, parts=("denoiser", "vae"), lacking=("text_encoder has only .bin pickles",))
+    told = problem(given.settings(), given.facts(checkpoint=lacking))
+    assert told.key == "model.parts.clip_l"
+    assert "text_encoder has only .bin pickles" in told.reason
+
+
+def test_the_native_backend_refuses_what_is_quantised() -> None:
+    quantised = replace(given.CHECKPOINT, dtype="fp8_e4m3_scaled")
+    told = problem(given.settings(), given.facts(checkpoint=quantised))
+    assert "is stored as fp8_e4m3_scaled" in told.reason
+
+
+def test_the_native_backend_refuses_parts_that_it_would_not_read(tmp_path: Path) -> None:
+    settings = given.settings(f"model.parts.vae={tmp_path}")
+    assert problem(settings).fix == "leave model.parts.vae out"
+
+
+def test_a_setting_with_one_right_value_is_held_to_it() -> None:
+    told = problems(given.settings("model=sdxl", *SDXL_SETTINGS, model__clip_skip=1), given.facts(checkpoint=SDXL))
+    assert "model.clip_skip=0" in [each.fix for each in told]
+
+
+def test_a_learning_rate_outside_the_usual_band_is_warned_about() -> None:
+    assert any("optimizer.lr=1 " in warning for warning in plan(given.settings(optimizer__lr=1.0)).warnings)
 
 
 def test_clip_skip_leaves_a_layer() -> None:
@@ -239,7 +327,7 @@ def test_clip_skip_leaves_a_layer() -> None:
 
 
 def test_sides_are_multiples_of_the_models_step() -> None:
-    settings = given.settings("model=sd15", "model.path=x", train__resolution_px=500)
+    settings = given.settings(model__resolution_step_px=64, train__resolution_px=500)
     assert problem(settings).fix == "train.resolution_px=512"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ def read_bundle(path: Path) -> Bundle:
     """Raises UnreadableFile, whatever is there."""
     try:
         path = path.expanduser().absolute()
+        if not os.path.lexists(path):
+            raise UnreadableFile(f"{path}: there is no such file or folder")
         if path.is_dir():
             return _folder(path)
         if path.name.endswith(SHARD_INDEX):
@@ -132,7 +135,7 @@ def _pipeline(path: Path) -> Bundle:
     lacking: dict[str, str] = {}
     for name in _folders(path, index):
         try:
-            parts[name] = _part(path / name, files=_weight_files(path / name))
+            parts[name] = _part(path / name, files=_weight_files(path / name), config_needed=True)
         except UnreadableFile as error:
             lacking[name] = str(error)
     scheduler = path / "scheduler" / "scheduler_config.json"
@@ -159,13 +162,13 @@ def _role(name: str) -> Role:
     return ROLES.get(name, "text_encoder" if TEXT.match(name) else "any")
 
 
-def _part(folder: Path, *, files: list[Path]) -> Part:
+def _part(folder: Path, *, files: list[Path], config_needed: bool = False) -> Part:
     if not files:
         raise UnreadableFile(f"{folder} has no safetensors weights{_what_it_has(folder)}")
     config = folder / "config.json"
     note = f"only the fp16 variant is there ({files[0].name})" if ".fp16." in files[0].name else None
     headers = {file.name: read_header(file) for file in files}
-    return Part(folder, read_json(config) if config.is_file() else {}, headers, note)
+    return Part(folder, read_json(config) if config_needed or config.is_file() else {}, headers, note)
 
 
 def is_part(folder: Path) -> bool:

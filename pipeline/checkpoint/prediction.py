@@ -76,8 +76,9 @@ def prediction_of(
 
 def _by_edm(tensors: Mapping[str, Tensor]) -> Said | None:
     refused = "it is made for EDM noise, which can't be trained here"
-    if all(mark in tensors for mark in EDM):
-        return Said(None, "certain", f"has {' and '.join(EDM)}", refused=refused, variant="playground-2.5")
+    marks = [mark for mark in EDM if mark in tensors]
+    if marks:
+        return Said(None, "certain", f"has {' and '.join(marks)}", refused=refused, variant="playground-2.5")
     if EDM_V in tensors:
         return Said("v_prediction", "certain", f"has {EDM_V}", refused=refused, variant="cosxl")
     return None

@@ -121,11 +121,11 @@ def print_table(looks: Sequence[Look]) -> None:
     root = _shared_folder([seen.path for seen in looks])
     for seen in looks:
         table.add_row(*_cells(seen, root), style="dim" if seen.identity is None else None)
-    console = Console()
-    console.print(table)
+    Console().print(table)
+    errors = Console(stderr=True)
     for seen in looks:
         if seen.error:
-            console.print(f"{seen.error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            errors.print(f"{seen.error}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 COLUMNS = (
