@@ -7,9 +7,10 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -18,6 +19,9 @@ from PIL import Image
 from pipeline import settings as schema
 from pipeline.records import Checkpoint, Dataset, Facts, Machine, Picture
 from pipeline.settings import PROJECT, Settings
+
+if TYPE_CHECKING:
+    from tests.header_cases import Case
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 BYTES = {"F32": 4, "F16": 2, "I64": 8, "F8_E4M3": 1}
@@ -120,6 +124,42 @@ def single_file_shapes(context: int = CONTEXT, *, channels: int = 4) -> dict[str
         f"{clip}encoder.layers.0.mlp.fc1.weight": ("F16", (2, context)),
         f"{clip}encoder.layers.1.mlp.fc1.weight": ("F16", (2, context)),
     }
+
+
+def diffusers_folder(
+    folder: Path, pipeline: str, parts: Mapping[str, Case], *, scheduler: Mapping[str, object] | None = None
+) -> Path:
+    """A model of the real size as diffusers saves it: each part's header, and a hole for its weights."""
+    for name, case in parts.items():
+        diffusers_part(folder / name, case)
+    if scheduler is not None:
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    index = {"_class_name": pipeline, **{name: ["library", "Class"] for name in parts}}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def diffusers_part(folder: Path, case: Case, *, variant: str = "") -> Path:
+    """One of its folders; the variant is `.fp16` or nothing."""
+    from tests import header_cases  # reading them takes a second
+
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
+    header_cases.write(replace(case, file_name=f"{stem}{variant}.safetensors"), folder)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def shards(folder: Path, whole: Case, count: int) -> list[Path]:
+    """A model in several files, and the list of its tensors beside them."""
+    from tests import header_cases
+
+    cases = [header_cases.shard(whole, number, count) for number in range(1, count + 1)]
+    weight_map = {name: case.file_name for case in cases for name in case.tensors}
+    paths = [header_cases.write(case, folder) for case in cases]
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    return paths
 
 
 # ------------------------------------------------------------------------------------------------------------- facts

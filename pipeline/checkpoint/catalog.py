@@ -18,8 +18,11 @@ OTHERS = Path(__file__).with_name("others.yaml")
 
 EntryKind = Literal["denoiser", "vae", "text_encoder", "unknown"]
 CLAUSES = {"shapes", "lacks", "modules", "depth"}
+VARIANT = CLAUSES | {"predicts", "refused"}
+NARROWER = {"words", "prediction"}
 SIGNATURE = {"predicts", "layouts", "variant", "variants", "narrower"}
 OTHER = SIGNATURE | {"kind", "family", "title", "refused"}
+NEEDED = ("kind", "family", "title", "layouts")
 
 
 class CatalogError(RunError):
@@ -72,6 +75,8 @@ class Entry:
 def catalog() -> tuple[Entry, ...]:
     """All entries, the trainable ones first. Raises CatalogError."""
     files = {file.stem: _yaml(file) for file in sorted(MODELS.glob("*.yaml")) if file.stem != "auto"}
+    for name, said in files.items():
+        _only_known(said.get("signature") or {}, SIGNATURE, f"{name}.yaml: signature")
     models = [_model(name, _composed(name, files)) for name in files]
     others = [_other(name, said) for name, said in _yaml(OTHERS).items()]
     return tuple(entry for entry in (*models, *others) if entry is not None)
@@ -103,12 +108,9 @@ def _model(name: str, said: dict[str, Any]) -> Entry | None:
     signature = said.get("signature") or {}
     if not signature:
         return None
-    _only(signature, SIGNATURE, f"{name}.yaml: signature")
-    return _entry(
-        name,
-        signature | {"kind": "denoiser", "family": said["family"], "title": said["known"]["title"]},
-        trainable=True,
-    )
+    title = (said.get("known") or {}).get("title")
+    own = {"kind": "denoiser", "family": said.get("family"), "title": title}
+    return _entry(name, signature | own, trainable=True)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -136,11 +138,14 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 
 def _other(name: str, said: dict[str, Any]) -> Entry:
-    _only(said, OTHER, f"{OTHERS.name}: {name}")
+    _only_known(said, OTHER, f"{OTHERS.name}: {name}")
     return _entry(name, said, trainable=False)
 
 
 def _entry(name: str, said: Mapping[str, Any], *, trainable: bool) -> Entry:
+    missing = [key for key in NEEDED if not said.get(key)]
+    if missing:
+        raise CatalogError(f"{name} has no {', '.join(missing)}")
     narrower = said.get("narrower")
     return Entry(
         name=name,
@@ -148,29 +153,36 @@ def _entry(name: str, said: Mapping[str, Any], *, trainable: bool) -> Entry:
         family=said["family"],
         title=said["title"],
         predicts=said.get("predicts"),
-        layouts={layout: _clauses(name, clauses) for layout, clauses in said["layouts"].items()},
+        layouts={layout: _clauses(clauses) for layout, clauses in said["layouts"].items()},
         variant=said.get("variant"),
-        variants=tuple(_variant(name, variant, clauses) for variant, clauses in (said.get("variants") or {}).items()),
+        variants=tuple(_variant(variant, clauses) for variant, clauses in (said.get("variants") or {}).items()),
         narrower=narrower and Narrower(tuple(narrower.get("words", ())), narrower.get("prediction")),
         refused=said.get("refused"),
         trainable=trainable,
     )
 
 
-def _variant(name: str, variant: str, said: dict[str, Any]) -> Variant:
-    own = {key: said[key] for key in said.keys() - {"predicts", "refused"}}
-    return Variant(variant, _clauses(f"{name}: {variant}", own), said.get("predicts"), said.get("refused"))
+def _variant(name: str, said: dict[str, Any]) -> Variant:
+    return Variant(name, _clauses(said), said.get("predicts"), said.get("refused"))
 
 
-def _clauses(where: str, said: dict[str, Any]) -> Clauses:
+def _clauses(said: dict[str, Any]) -> Clauses:
     """A null takes away what the YAML that this one extends asks for."""
-    _only(said, CLAUSES, where)
     return Clauses(
         shapes={pattern: tuple(dims) for pattern, dims in (said.get("shapes") or {}).items() if dims is not None},
         lacks=tuple(said.get("lacks") or ()),
         modules=frozenset(said.get("modules") or ()),
         depth=said.get("depth"),
     )
+
+
+def _only_known(said: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Every key of a file's own signature, before it is laid over another's: a misspelt one is told with its file."""
+    _only(said, known, where)
+    _only(said.get("narrower") or {}, NARROWER, f"{where}: narrower")
+    for group, words in (("layouts", CLAUSES), ("variants", VARIANT)):
+        for name, clauses in (said.get(group) or {}).items():
+            _only(clauses or {}, words, f"{where}: {group}: {name}")
 
 
 def _only(said: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -106,9 +106,14 @@ def _sample(file: BinaryIO, *, begin: int, end: int) -> bytes:
     return b"".join(blocks)
 
 
+def can_be_read(tensor: Tensor) -> bool:
+    """Whether `read_numbers` reads it."""
+    return tensor.dtype in ("F32", "F16", "BF16") and tensor.elements <= MAX_NUMBERS
+
+
 def read_numbers(path: Path, tensor: Tensor) -> tuple[float, ...]:
     """The numbers of one small tensor of F32, F16 or BF16, in the order of the file. Raises UnreadableFile."""
-    if tensor.dtype not in ("F32", "F16", "BF16") or tensor.elements > MAX_NUMBERS:
+    if not can_be_read(tensor):
         raise UnreadableFile(
             f"{path}: of a tensor of {tensor.dtype[:20]} {list(tensor.shape)} the numbers are not read here, only of "
             f"F32, F16 and BF16 with {MAX_NUMBERS} numbers at the most"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.checkpoint.header import Tensor
+from pipeline.checkpoint.header import Tensor, can_be_read
 from pipeline.records import Predicted
 
 Sure = Literal["certain", "likely", "assumed"]
@@ -66,9 +67,10 @@ def prediction_of(
     none), the numbers of one small tensor, and what the family does."""
     if predicts == "flow":
         return Said("flow", "certain", "all models of this family are flows")
-    for said in (_by_edm(tensors), _by_marks(tensors, metadata), _by_metadata(metadata), _by_scheduler(scheduler)):
-        if said:
-            return said
+    words = (_by_edm(tensors), _by_marks(tensors), _by_metadata(metadata), _by_scheduler(scheduler))
+    found = [said for said in words if said]
+    if found:
+        return _told_against(found[0], found[1:])
     if predicts is None:
         return _by_numbers(tensors, read)
     return Said(NAMES[predicts], "assumed", "nothing in the file says otherwise, and its family does")
@@ -84,13 +86,19 @@ def _by_edm(tensors: Mapping[str, Tensor]) -> Said | None:
     return None
 
 
-def _by_marks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Said | None:
+def _told_against(said: Said, others: Sequence[Said]) -> Said:
+    """With the weaker words that speak against it."""
+    against = [other.reason for other in others if other.prediction != said.prediction]
+    if said.refused or not against:
+        return said
+    return replace(said, reason=f"{said.reason}, though {' and '.join(against)}")
+
+
+def _by_marks(tensors: Mapping[str, Tensor]) -> Said | None:
     marks = [mark for mark in MARKS if mark in tensors]
     if not marks:
         return None
-    other = _by_metadata(metadata)
-    against = f", though {other.reason}" if other and other.prediction != "v_prediction" else ""
-    reason = f"has the tensor{'s' if len(marks) > 1 else ''} {' and '.join(marks)}{against}"
+    reason = f"has the tensor{'s' if len(marks) > 1 else ''} {' and '.join(marks)}"
     return Said("v_prediction", "certain", reason, zero_terminal_snr="ztsnr" in marks)
 
 
@@ -114,9 +122,9 @@ def _by_scheduler(scheduler: str | None) -> Said | None:
 
 def _by_numbers(tensors: Mapping[str, Tensor], read: Callable[[Tensor], tuple[float, ...]]) -> Said:
     probe = next((tensors[name] for name in PROBES if name in tensors), None)
-    numbers = read(probe) if probe is not None and probe.elements <= 4096 else ()
-    spread = statistics.pstdev(numbers) if len(numbers) > 1 else 0.0
-    if not spread or spread != spread:
+    numbers = read(probe) if probe is not None and can_be_read(probe) else ()
+    spread = statistics.pstdev(numbers) if len(numbers) > 1 and all(map(math.isfinite, numbers)) else 0.0
+    if not spread:
         return Said(None, "assumed", "nothing in the file tells epsilon from v_prediction")
     reason = f"the numbers of one small tensor spread by {spread:.3f}: v models' by more than {SPREAD_OF_V}"
     return Said("v_prediction" if spread > SPREAD_OF_V else "epsilon", "likely", reason)

@@ -61,12 +61,8 @@ class Tensors:
 
     def depth(self, module: str) -> int:
         """How many blocks there are under a name."""
-        start = len(module) + 1
-        numbers = {
-            name[start:].partition(".")[0]
-            for name in self.by_name
-            if name.startswith(module) and name[start - 1] == "."
-        }
+        start = f"{module}."
+        numbers = {name[len(start) :].partition(".")[0] for name in self.by_name if name.startswith(start)}
         return sum(number.isdigit() for number in numbers)
 
 
