@@ -37,7 +37,7 @@ def detect(settings: Settings, run_dir: Path) -> Facts:
 
 def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]]:
     try:
-        return recognise(Path(model.path)), ()
+        return recognise(Path(model.path), insisting=not model.trust_header), ()
     except UnreadableFile as error:
         reason = re.sub(rf"^{re.escape(model.path)}(:? )", "", str(error))  # the value is told with the key
         fix = "model.path=PATH, a diffusers folder or a safetensors file"

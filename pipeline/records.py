@@ -70,6 +70,8 @@ class Checkpoint:
     """What all this rests on."""
     lacking: tuple[str, ...] = ()
     """Parts that the folder should have, and why they can't be read."""
+    refused: str | None = None
+    """Why it is no model to train on; such a one is here only because the user insists."""
 
 
 @dataclass(frozen=True, slots=True)

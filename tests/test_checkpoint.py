@@ -51,11 +51,66 @@ def test_a_real_checkpoint_tells_all_that_training_needs(tmp_path: Path) -> None
         ("sdxl_refiner_full_fp16", "the refiner only finishes what the base model began"),
         ("flux1_fill_diffusers", "is shown a mask"),
         ("wan21_t2v_14b_original", "is Wan: it is known, and not supported"),
+        ("auraflow_original", "is AuraFlow"),
+        ("sdxl_lokr_lycoris", "is a LoRA for sdxl, not a base model"),
         ("longcat_image_diffusers", "nearest is FLUX.1"),
     ],
 )
 def test_what_is_no_base_to_train_on_is_named(tmp_path: Path, case: str, said: str) -> None:
     assert said in told(header_cases.write(header_cases.read(case), tmp_path))
+
+
+@pytest.mark.parametrize("case", ["sd15_embedding", "sd15_inpainting_full", "sd2_depth_full", "playground_25_full"])
+def test_what_was_made_of_a_base_is_named_with_it(tmp_path: Path, case: str) -> None:
+    made = {each.name: each for each in header_cases.CASES}[case]
+    said = {
+        "sd15_embedding": "is a textual-inversion embedding for sd15, not a base model",
+        "sd15_inpainting_full": "is Stable Diffusion 1.x (inpainting): it is shown a mask",
+        "sd2_depth_full": "is Stable Diffusion 2.x (depth): it is shown a depth map",
+        "playground_25_full": "is Stable Diffusion XL (playground-2.5): it is made for EDM noise",
+    }
+    assert said[case] in told(header_cases.write(made, tmp_path))
+
+
+def test_a_width_between_the_known_ones_is_of_no_known_kind(tmp_path: Path) -> None:
+    path = given.safetensors(tmp_path / "a.safetensors", given.single_file_shapes(768))
+    message = told(path)
+    assert "is of no kind that is known here" in message
+    assert "model.path wants a whole model" in message
+
+
+def test_the_digest_follows_the_weights_and_not_the_place(tmp_path: Path) -> None:
+    first = given.safetensors(tmp_path / "a.safetensors", given.single_file_shapes())
+    moved = given.safetensors(tmp_path / "else" / "b.safetensors", given.single_file_shapes())
+    other = given.safetensors(tmp_path / "c.safetensors", given.single_file_shapes(), fill=b"\1")
+    assert recognise(first).digest == recognise(moved).digest != recognise(other).digest
+
+
+def test_a_transformer_alone_is_a_base_whose_other_parts_are_elsewhere(tmp_path: Path) -> None:
+    found = recognise(header_cases.write(header_cases.read("flux1_dev_bfl"), tmp_path))
+    assert (found.models, found.parts, found.prediction) == (("flux_dev",), ("denoiser",), "flow")
+
+
+def test_the_digest_of_shards_is_that_of_all_whichever_is_named(tmp_path: Path) -> None:
+    paths = given.shards(tmp_path, header_cases.read("flux1_dev_diffusers"), 2)
+    (before,) = {recognise(path).digest for path in paths}
+    with paths[1].open("r+b") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        file.write(b"\1" * 1000)
+    assert recognise(paths[0]).digest != before
+
+
+def test_a_model_that_is_not_known_is_taken_when_the_user_insists(tmp_path: Path) -> None:
+    path = header_cases.write(header_cases.read("longcat_image_diffusers"), tmp_path)
+    checkpoint = recognise(path, insisting=True)
+    assert (checkpoint.family, checkpoint.models) == ("unknown", ())
+    assert checkpoint.refused == "is of no kind that is known here"
+
+
+def test_a_lora_is_refused_even_then(tmp_path: Path) -> None:
+    path = header_cases.write(header_cases.read("sdxl_lora_kohya"), tmp_path)
+    with pytest.raises(UnreadableFile, match="is a LoRA"):
+        recognise(path, insisting=True)
 
 
 def test_a_lone_shard_is_refused(tmp_path: Path) -> None:

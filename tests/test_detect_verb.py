@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +161,28 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     done = detect(tmp_path / "a.safetensors")
     assert done.returncode == 1
     assert "a.safetensors" in done.stderr
+
+
+def test_what_is_no_base_is_told_without_a_failure(tmp_path: Path) -> None:
+    done = detect(written("sdxl_lora_kohya", tmp_path))
+    assert done.returncode == 0
+    assert "train with  no: is a LoRA for sdxl, not a base model" in done.stdout
+
+
+def test_a_path_that_is_not_there_does_not_hide_the_others(tmp_path: Path) -> None:
+    done = detect("--json", tmp_path / "nowhere", written("anima", tmp_path))
+    assert done.returncode == 1
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["kind"] for one in told] == ["unknown", "denoiser"]
+    assert "there is no such file" in told[0]["error"]
+
+
+def test_a_header_with_numbers_that_are_none_is_told(tmp_path: Path) -> None:
+    case = header_cases.read("sd21_768_v")
+    path = header_cases.write(replace(case, fill=((case.fill[0][0], math.nan),)), tmp_path)
+    done = detect("--json", path)
+    assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["family"], json.loads(done.stdout)["prediction"]) == ("sd2", None)
 
 
 def test_a_copied_folder_of_parts_is_one_model(tmp_path: Path) -> None:

@@ -3,18 +3,19 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from pipeline.checkpoint.bundle import Bundle, Part
 from pipeline.checkpoint.catalog import trainable
 from pipeline.checkpoint.groups import split
-from pipeline.checkpoint.header import Tensor
-from pipeline.checkpoint.identify import identify
-from pipeline.checkpoint.identity import Identity
+from pipeline.checkpoint.header import Header, Tensor
+from pipeline.checkpoint.identify import identify, identity_of
+from pipeline.checkpoint.identity import Identity, Kind
 from pipeline.checkpoint.prediction import prediction_of
 from pipeline.checkpoint.signature import holds
 from pipeline.errors import UnreadableFile
@@ -22,6 +23,7 @@ from tests import given, header_cases
 from tests.header_cases import CASES, Case, as_dtype, plus, read, renamed, reshaped, with_metadata
 
 BY_NAME = {case.name: case for case in CASES}
+KINDS = get_args(Kind)
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 
 
@@ -69,6 +71,33 @@ def test_no_two_models_claim_the_same_file(case: Case) -> None:
     for view in (view for group in groups for _, view in group.views()):
         claiming = {entry.name for entry in entries if any(holds(view, each) for each in entry.layouts.values())}
         assert len(claiming) <= 1
+
+
+Changed = Callable[[str, Tensor], tuple[str, Tensor]]
+ODD_TENSORS: dict[str, Changed] = {
+    "scalars": lambda name, _: (name, Tensor("F16", (), 0, 2)),
+    "nothing": lambda name, _: (name, Tensor("F16", (0,), 0, 0)),
+    "vectors": lambda name, tensor: (name, Tensor(tensor.dtype, (tensor.elements,), 0, tensor.bytes)),
+    "cubes": lambda name, tensor: (name, Tensor(tensor.dtype, (1, 0, 2), 0, 0)),
+    "unknown numbers": lambda name, tensor: (name, tensor._replace(dtype="Q9")),
+    "bytes": lambda name, tensor: (name, tensor._replace(dtype="U8")),
+    "short names": lambda name, tensor: (name.split(".")[0], tensor),
+    "cut names": lambda name, tensor: (name[: len(name) // 2], tensor),
+    "no first part": lambda name, tensor: (name.partition(".")[2], tensor),
+    "long numbers": lambda name, tensor: (re.sub(r"\d+", "7" * 30, name), tensor),
+    "other digits": lambda name, tensor: (re.sub(r"\d", "\N{SUPERSCRIPT TWO}", name), tensor),
+}
+
+
+@pytest.mark.parametrize("change", ODD_TENSORS)
+def test_no_header_is_too_odd_to_be_told(change: str) -> None:
+    for case in CASES[::4]:
+        plain = {name: Tensor(dtype, shape, 0, 0) for name, (dtype, shape) in case.tensors.items()}
+        tensors = dict(ODD_TENSORS[change](name, tensor) for name, tensor in plain.items())
+        header = Header(tensors, case.metadata, file_bytes=10**9, header_bytes=10**5)
+        path = Path("odd.safetensors")
+        found = identity_of(Bundle(path, "file", {"": Part(path, {}, {path.name: header})}))
+        assert found.kind in KINDS
 
 
 SDXL = with_metadata(read("sdxl_base_full_fp16"))
@@ -303,6 +332,11 @@ def test_a_module_more_makes_it_another_model(tmp_path: Path) -> None:
     assert "has memory_in" in told
 
 
+def test_the_nearest_is_called_by_its_widest_name(tmp_path: Path) -> None:
+    odd = plus(SDXL, model__diffusion_model__extra__weight=("F16", (8, 8)))
+    assert "nearest is Stable Diffusion XL, from which it differs: has extra" in newcomer(odd, tmp_path)
+
+
 def test_another_width_makes_it_another_model(tmp_path: Path) -> None:
     told = newcomer(reshaped(FLUX, "txt_in.weight", 3072, 5120), tmp_path)
     assert "nearest is FLUX.1 [dev]" in told
@@ -319,6 +353,10 @@ def test_other_names_make_it_another_model(tmp_path: Path) -> None:
 def test_vectors_of_a_new_module_do_not_matter(tmp_path: Path) -> None:
     found = identified(plus(FLUX, scale_factors__value=("F32", (8,))), tmp_path)
     assert found.model == "flux_dev"
+
+
+def test_a_tensor_called_like_a_row_of_blocks_does_not_matter(tmp_path: Path) -> None:
+    assert identified(plus(read("flux1_dev_bfl"), double_blocks=("BF16", (1,))), tmp_path).model == "flux_dev"
 
 
 def test_a_newcomer_that_is_like_nothing_has_no_nearest(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 from pipeline import composition, mistakes
 from pipeline.errors import InvalidSettings
 from pipeline.settings import PROJECT
+from tests import header_cases
 from tests.given import picture, safetensors, sd15_folder, single_file_shapes
 
 HEAVY = ("torch", "mlflow", "diffusers", "transformers", "accelerate", "lycoris", "bitsandbytes", "numpy", "rich")
@@ -222,6 +223,39 @@ def test_until_validate_tells_the_choices(given: list[str], tmp_path: Path) -> N
     assert "hardware.precision=" in done.stdout
     assert "5, 0 of them warm-up" in done.stdout
     assert not list(tmp_path.glob("outputs/*"))
+
+
+@pytest.mark.parametrize("typed", [[], ["model=auto"]], ids=["left-out", "auto"])
+def test_a_models_path_is_enough(typed: list[str], given: list[str], tmp_path: Path) -> None:
+    done = run_py(*given[1:], *typed, "until=validate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the demo model" in done.stdout
+    shown = yaml.safe_load(run_py(*given[1:], *typed, "--cfg", "job", cwd=tmp_path).stdout)
+    assert shown["model"]["name"] == "demo"
+
+
+def test_a_lora_in_place_of_a_model_is_told_as_such(given: list[str], tmp_path: Path) -> None:
+    lora = header_cases.write(header_cases.read("sdxl_lora_kohya"), tmp_path)
+    message = complaint(f"model.path={lora}", given[2], "until=validate", cwd=tmp_path)
+    assert "is a LoRA for sdxl, not a base model" in message
+    assert "model.path wants a whole model" in message
+
+
+def test_a_wrong_claim_is_told_with_both_names(given: list[str], tmp_path: Path) -> None:
+    flux = header_cases.write(header_cases.read("flux1_dev_bfl"), tmp_path)
+    message = complaint("model=sdxl", f"model.path={flux}", given[2], "until=validate", cwd=tmp_path)
+    assert "model=sdxl: " in message
+    assert "is FLUX.1 [dev] (dev), model=flux_dev, by its header, not Stable Diffusion XL" in message
+    assert "img_attn.qkv.weight is [9216, 3072]" in message
+    assert "model.trust_header=false" in message
+
+
+def test_a_claim_against_the_header_is_logged(given: list[str], tmp_path: Path) -> None:
+    done = run_py("model=sd15", "model.trust_header=false", *given[1:], "until=validate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "model.trust_header=false" in told
+    assert "not Stable Diffusion 1.x" in told
 
 
 def test_until_render_leaves_the_files_and_tells_the_command(given: list[str], tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks.claims import predicts
+from pipeline.checkpoint.recognise import recognise
+from pipeline.checks.claims import is_refuted, predicts
 from pipeline.checks.limits import LIMITS
 from pipeline.checks.networks import ARGUMENTS, WORDS
 from pipeline.errors import InvalidSettings, Problem
@@ -22,7 +23,7 @@ from pipeline.settings import (
     Settings,
 )
 from pipeline.validate import validate
-from tests import given
+from tests import given, header_cases
 
 
 def problems(settings: Settings, facts: Facts | None = None) -> tuple[Problem, ...]:
@@ -249,6 +250,33 @@ def test_a_claim_that_the_header_refutes_is_told_with_both_names_and_the_evidenc
     assert told.fix.startswith("model=flux_dev, or model.trust_header=false")
 
 
+def test_a_sister_of_another_size_is_a_contradiction(tmp_path: Path) -> None:
+    medium = recognise(header_cases.write(header_cases.read("sd35_medium"), tmp_path))
+    told = problem(given.settings("model=sd35_large", "model.path=x"), given.facts(checkpoint=medium))
+    assert "is Stable Diffusion 3.5 Medium (3.5-medium), model=sd35_medium" in told.reason
+    assert "not Stable Diffusion 3.5 Large" in told.reason
+    assert "[4608, 1536]" in told.reason
+
+
+def test_a_claim_that_is_refuted_is_told_alone() -> None:
+    """What the wrong model needs, and what trains it, is beside the point."""
+    told = problem(given.settings("model=sdxl", *SDXL_SETTINGS), given.facts(checkpoint=FLUX))
+    assert told.key == "model"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "refuted"), [({}, False), ({"modelspec.prediction_type": "epsilon"}, True)], ids=["silent", "epsilon"]
+)
+def test_a_v_model_may_be_claimed_where_nothing_says_epsilon(
+    metadata: dict[str, str], refuted: bool, tmp_path: Path
+) -> None:
+    silent = replace(header_cases.read("sdxl_base_full_fp16"), metadata=metadata)
+    checkpoint = recognise(header_cases.write(silent, tmp_path))
+    settings = given.settings("model=noobai_vpred", *SDXL_SETTINGS)
+    assert is_refuted(settings, checkpoint) is refuted
+    assert predicts(settings, checkpoint) == ("epsilon" if refuted else "v_prediction")
+
+
 def test_a_header_that_is_not_trusted_is_warned_about() -> None:
     other = replace(given.CHECKPOINT, models=("sd15",), title="Stable Diffusion 1.x", variant="base")
     made = plan(given.settings(model__trust_header=False), given.facts(checkpoint=other))
@@ -259,6 +287,12 @@ def test_without_trust_in_the_header_everything_else_is_still_checked() -> None:
     settings = given.settings("model=sdxl", *SDXL_SETTINGS, model__trust_header=False)
     keys = {each.key for each in problems(settings, given.facts(checkpoint=FLUX))}
     assert keys == {"model.parts.clip_l", "model.parts.clip_g", "model.parts.vae", "model"}
+
+
+def test_a_model_that_is_not_known_is_trained_when_the_user_insists() -> None:
+    unknown = replace(given.CHECKPOINT, family="unknown", models=(), refused="is of no kind that is known here")
+    settings = given.settings(model__trust_header=False)
+    assert any("is of no kind" in warning for warning in plan(settings, given.facts(checkpoint=unknown)).warnings)
 
 
 def test_a_narrower_name_may_be_claimed() -> None:
@@ -281,6 +315,12 @@ def test_a_prediction_that_nothing_tells_must_be_said() -> None:
     settings = given.settings("model=sd2", "model.path=x")
     told = next(each for each in problems(settings, given.facts(checkpoint=unknown)) if each.key == "model.prediction")
     assert told.fix == "model.prediction=epsilon, or model.prediction=v_prediction"
+
+
+def test_a_prediction_that_was_said_is_not_asked_for() -> None:
+    unknown = replace(given.CHECKPOINT, models=("sd2",), prediction=None)
+    settings = given.settings("model=sd2", "model.path=x", model__prediction=Prediction.v_prediction)
+    assert "model.prediction" not in {each.key for each in problems(settings, given.facts(checkpoint=unknown))}
 
 
 def test_a_flow_predicts_nothing_else() -> None:

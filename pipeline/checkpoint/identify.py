@@ -340,7 +340,7 @@ def _unknown_identity(bundle: Bundle, groups: Sequence[Group], parts: tuple[str,
             for group in groups
             for _, view in group.views()
             for entry in catalog()
-            if entry.kind == "denoiser"
+            if entry.kind == "denoiser" and entry.narrower is None
             for clauses in entry.layouts.values()
         ),
         key=lambda pair: pair[0].share,

@@ -16,20 +16,22 @@ from pipeline.errors import UnreadableFile
 from pipeline.records import Checkpoint
 
 TEXT_LAYER = re.compile(r"cond_stage_model\.transformer\.(?:text_model\.)?encoder\.layers\.(\d+)\.")
+DENOISING = ("checkpoint", "denoiser", "unknown")
+"""Kinds that are or may be a base model."""
 WANTED = "model.path wants a whole model: a safetensors file or a diffusers folder (the one with model_index.json)"
 
 
-def recognise(path: Path) -> Checkpoint:
+def recognise(path: Path, *, insisting: bool = False) -> Checkpoint:
     """Reads headers, configs and a sample of the weights. Raises UnreadableFile for what is no base model to train on,
-    and for damaged files."""
+    and for damaged files. `insisting`: a denoiser that is not known or not supported is taken all the same."""
     bundle = read_bundle(path)
     identity = identity_of(bundle)
-    _refuse(identity)
-    assert identity.family is not None, "only what is known is not refused"
+    if not insisting or identity.kind not in DENOISING:
+        _refuse(identity)
     return Checkpoint(
         path=bundle.path,
         layout="diffusers" if bundle.pipeline else "single_file",
-        family=identity.family,
+        family=identity.family or "unknown",
         prediction=identity.prediction,
         parameters=identity.parameters,
         bytes=bundle.bytes,
@@ -43,6 +45,7 @@ def recognise(path: Path) -> Checkpoint:
         prediction_sure=identity.prediction_sure != "assumed",
         evidence=tuple(map(str, identity.evidence)),
         lacking=tuple(bundle.lacking.values()),
+        refused=identity.refused,
     )
 
 

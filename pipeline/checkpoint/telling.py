@@ -115,28 +115,24 @@ def print_table(looks: Sequence[Look]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    columns = COLUMNS if console.width >= WIDE else COLUMNS[:NARROW_COLUMNS]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, overflow in COLUMNS:
-        table.add_column(title, overflow=overflow, no_wrap=overflow != "fold")  # type: ignore[arg-type]
+    for title in columns:
+        table.add_column(title, overflow="fold", min_width=24 if title == "file" else None)
     root = _shared_folder([seen.path for seen in looks])
     for seen in looks:
-        table.add_row(*_cells(seen, root), style="dim" if seen.identity is None else None)
-    Console().print(table)
+        table.add_row(*_cells(seen, root)[: len(columns)], style="dim" if seen.identity is None else None)
+    console.print(table)
     errors = Console(stderr=True)
     for seen in looks:
         if seen.error:
             errors.print(f"{seen.error}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-COLUMNS = (
-    ("file", "fold"),
-    ("kind", "fold"),
-    ("model", "fold"),
-    ("predicts", "fold"),
-    ("stored as", "fold"),
-    ("parameters", "fold"),
-    ("parts", "fold"),
-)
+COLUMNS = ("file", "kind", "model", "predicts", "stored as", "parameters", "parts")
+NARROW_COLUMNS, WIDE = 5, 110
+"""Narrower terminals get the first columns only: names broken into bits can't be read."""
 
 
 def _cells(seen: Look, root: Path) -> tuple[str, ...]:

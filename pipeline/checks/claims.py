@@ -33,6 +33,8 @@ def prediction_problems(settings: Settings, checkpoint: Checkpoint) -> Iterator[
 def contradiction(settings: Settings, checkpoint: Checkpoint) -> str | None:
     """What the header says against the chosen model; None where it does not."""
     model = settings.model
+    if checkpoint.refused:
+        return f"{model.path} {checkpoint.refused}; {'; '.join(map(_shortened, checkpoint.evidence[:1]))}"
     if not checkpoint.models or model.name in checkpoint.models:
         return None
     told = [_shortened(said) for said in checkpoint.evidence if said.startswith(("family", "prediction"))]
