@@ -28,42 +28,42 @@ class Sign:
     fix: str
 
 
-def _sign(pattern: str, cause: Cause, headline: str, fix: str) -> Sign:
+def make_sign(pattern: str, cause: Cause, headline: str, fix: str) -> Sign:
     return Sign(re.compile(pattern, re.IGNORECASE), cause, headline, fix)
 
 
 SIGNS: tuple[Sign, ...] = (
-    _sign(
+    make_sign(
         r"No module named '(?P<module>[\w.]+)'",
         Cause.MISSING_MODULE,
         "the trainer misses the Python module {module}",
         "pip install {module}",
     ),
-    _sign(
+    make_sign(
         r"No space left on device|Disk quota exceeded",
         Cause.DISK_FULL,
         "the disk is full",
         "free some space, or hydra.run.dir=<a folder on a larger disk>, or train.keep_checkpoints=1",
     ),
-    _sign(
+    make_sign(
         r"(CUDA|HIP|XPU) out of memory|OutOfMemoryError|UR_RESULT_ERROR_OUT_OF_(DEVICE|HOST)_MEMORY",
         Cause.OUT_OF_MEMORY,
         "the device's memory is not enough",
         LESS_MEMORY,
     ),
-    _sign(
+    make_sign(
         r"out of memory|std::bad_alloc|MemoryError|can't allocate memory|Cannot allocate memory",
         Cause.OUT_OF_MEMORY,
         "the memory is not enough",
         LESS_MEMORY,
     ),
-    _sign(
+    make_sign(
         r"\bSIGKILL\b|exitcode\s*:\s*-9\b",
         Cause.KILLED_BY_SYSTEM,
         "the system killed the trainer, most likely because memory ran out",
         f"{LESS_MEMORY}; `grep MemAvailable /proc/meminfo` shows what is free",
     ),
-    _sign(
+    make_sign(
         r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|UnidentifiedImageError|image file is truncated",
         Cause.BAD_FILE,
         "a file of the model or of the pictures is damaged",
@@ -86,8 +86,10 @@ def explain_death(code: int, events: Sequence[Event], log: Path, *, log_offset: 
     own_word = last_failure(events)
     if own_word is not None:
         cause = cause_named(own_word)
-        return _error(cause, str(own_word.data.get("message", "")), FIXES.get(cause, ""), log, [])
-    cause, headline, fix = _from_code(code) or _from_log(tail) or (Cause.UNKNOWN, _ended(code), FIXES[Cause.UNKNOWN])
+        fix = str(own_word.data.get("fix") or FIXES.get(cause, ""))
+        return _error(cause, str(own_word.data.get("message", "")), fix, log, [])
+    known = _from_code(code) or recognize(tail, SIGNS)
+    cause, headline, fix = known or (Cause.UNKNOWN, _ended(code), FIXES[Cause.UNKNOWN])
     return _error(cause, headline, fix, log, tail.splitlines()[-LOG_LINES_SHOWN:])
 
 
@@ -108,11 +110,12 @@ def _from_code(code: int) -> tuple[Cause, str, str] | None:
     return sign.cause, sign.headline, sign.fix
 
 
-def _from_log(tail: str) -> tuple[Cause, str, str] | None:
-    for sign in SIGNS:
-        found = sign.pattern.search(tail)
+def recognize(text: str, signs: Sequence[Sign]) -> tuple[Cause, str, str] | None:
+    """Cause, headline and fix of the first sign that the text shows."""
+    for sign in signs:
+        found = sign.pattern.search(text)
         if found:
-            words = found.groupdict()
+            words = found.groupdict("")
             return sign.cause, sign.headline.format(**words), sign.fix.format(**words)
     return None
 

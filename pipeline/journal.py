@@ -13,7 +13,8 @@ Runner and trainer both append to it, each line in one write. What is shown and 
     checkpoint  step, path
     weights     path: the finished weights
     warning     text
-    failure     cause (a value of pipeline.errors.Cause), message: the trainer's own word on why it stops
+    failure     cause (a value of pipeline.errors.Cause), message, and fix where it knows one: the trainer's own word
+                on why it stops
     end         status, cause, and the other fields of Outcome
 """
 

@@ -1,0 +1,17 @@
+"""Stands for flux_train_network.py."""
+
+import train_network
+from library import flux_train_utils, pretence, train_util
+
+
+def setup_parser():
+    parser = train_network.setup_parser()
+    train_util.add_dit_training_arguments(parser)
+    flux_train_utils.add_flux_train_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    parser = setup_parser()
+    args = train_util.read_config_from_file(parser.parse_args(), parser)
+    pretence.train_network(args)

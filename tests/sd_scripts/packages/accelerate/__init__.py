@@ -1,0 +1,1 @@
+"""Stands for accelerate, of which the tests need its launcher only."""
