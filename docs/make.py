@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from docs.kohya_page import kohya_tables
 from docs.models_page import model_tables
 from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
@@ -320,6 +321,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "grades": grade_table,
     "causes": cause_table,
     "models": lambda: model_tables(table),
+    "kohya": lambda: kohya_tables(table),
 }
 
 if __name__ == "__main__":

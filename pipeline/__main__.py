@@ -1,4 +1,4 @@
-"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | runs repair | runs ui"""
+"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | audit | runs repair | runs ui"""
 
 from __future__ import annotations
 
@@ -59,6 +59,19 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def audit(arguments: argparse.Namespace) -> int:
+    from pipeline.backends.kohya.audit import as_json, print_audit
+    from pipeline.backends.kohya.audit import audit as audited
+
+    root = arguments.root or os.environ.get("SD_SCRIPTS_ROOT")
+    found = audited(Path(root) if root else None, os.environ.get("SD_SCRIPTS_PYTHON"))
+    if arguments.json:
+        _tell([as_json(found)])
+    else:
+        print_audit(found)
+    return 1 if found.failed else 0
+
+
 def repair(arguments: argparse.Namespace) -> int:
     from pipeline.tracking.repair import repair_runs
 
@@ -86,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     doctoring = verbs.add_parser("doctor", help="say what this machine can train on")
     doctoring.add_argument("--json", action="store_true", help="print JSON")
     doctoring.set_defaults(verb=doctor)
+    auditing = verbs.add_parser("audit", help="say which arguments of sd-scripts can be set from here")
+    auditing.add_argument("--root", metavar="DIR", help="its checkout; default: SD_SCRIPTS_ROOT, else what was audited")
+    auditing.add_argument("--json", action="store_true", help="print one object")
+    auditing.set_defaults(verb=audit)
     runs = verbs.add_parser("runs", help="the tracked runs").add_subparsers(required=True, metavar="VERB")
     repairing = runs.add_parser("repair", help="end the MLflow runs of killed runs, and send what they lack")
     repairing.add_argument("folders", nargs="*", help="default: outputs and multirun, here and in the checkout")
