@@ -18,6 +18,8 @@ from pipeline.overrides import apart, chosen, groups, keys, split, sweep_choices
 
 PURPOSES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
 """Flags of which only one can stand in a command."""
+PASSED_ON = ("backend.args.", "backend.network_args.")
+"""Sections that hold what a backend's own program is told by its own names."""
 
 
 def register() -> None:
@@ -27,7 +29,7 @@ def register() -> None:
 
 def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
-    overrides, flags = apart([_without_plus(argument) for argument in typed])
+    overrides, flags = apart([_with_plus(_without_plus(argument)) for argument in typed])
     _refuse_two_purposes(flags)
     overrides = [*_with_model(overrides, sweeping=sweeps(flags)), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
@@ -74,6 +76,11 @@ def _without_plus(argument: str) -> str:
     """People who know Hydra type +experiment=name; every group here is in the defaults list already."""
     group = argument.lstrip("+").partition("=")[0]
     return argument.lstrip("+") if argument.startswith("+") and group in groups() else argument
+
+
+def _with_plus(argument: str) -> str:
+    """What is passed on by another program's names is always new to Hydra."""
+    return f"++{argument}" if argument.startswith(PASSED_ON) else argument
 
 
 def _data_group(argv: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ class Problem:
     """What to type."""
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value}: {self.reason}\n    try: {self.fix}"
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{self.key}={value}: {self.reason}\n    try: {self.fix}"
 
 
 class InvalidSettings(RunError):

@@ -123,6 +123,8 @@ class Known:
     """Its name in words."""
     native: Optional[str]
     """The module of `pipeline.backends.native` that trains its architecture; null: none does yet."""
+    convolutions: bool
+    """Its denoiser has 3x3 convolutions that an adapter can train."""
     parts: dict[str, Part]
     alternatives: list[list[str]]
     """Parts of which one is enough, where sizes of the family differ in them."""

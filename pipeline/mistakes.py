@@ -20,12 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import InvalidSettings, Problem, RunError, did_you_mean
 from pipeline.overrides import CONF, groups, split, sweep_choices, sweeps, value_of
-from pipeline.settings import FinetuneMode, LoraMode, Settings
+from pipeline.settings import FinetuneMode, KohyaBackend, LoraMode, NativeBackend, Settings
 
 HYDRA_ERRORS: tuple[type[Exception], ...] = (HydraException, OmegaConfBaseException)
 ERRORS: tuple[type[Exception], ...] = (RunError, *HYDRA_ERRORS, ValueError, AssertionError)
 """What a mistake of the user's may raise: a few slip through Hydra's own checks."""
-MODES = {"lora": LoraMode, "finetune": FinetuneMode}
+VARIANTS: dict[str, dict[str, type]] = {
+    "mode": {"lora": LoraMode, "finetune": FinetuneMode},
+    "backend": {"native": NativeBackend, "kohya": KohyaBackend},
+}
+"""Groups whose options have settings of their own."""
 SIMPLE_VALUES: dict[object, tuple[str, str]] = {
     int: ("a whole number", "1"),
     float: ("a number", "0.1"),
@@ -55,7 +59,7 @@ OTHER_NAMES = {
     "output_name": "backend.weights_name",
 }
 """What other trainers call our settings."""
-FACTS = {"model.known", "model.signature"}
+FACTS = {"model.known", "model.signature", "backend.measures_heldout"}
 """What stands among the settings and is none."""
 NO_NETWORK = "mode=finetune trains the whole model and has no network: leave network=... out, or mode=lora"
 
@@ -168,15 +172,20 @@ def _existing_addition(mistake: _Mistake) -> Problem | None:
 def _unknown_setting(mistake: _Mistake) -> Problem | None:
     if "Could not override" not in mistake.text and "Could not delete" not in mistake.text:
         return None
-    return _other_modes_setting(mistake) or _new_argument(mistake) or _unknown(mistake.key, mistake.value)
+    return _other_options_setting(mistake) or _new_argument(mistake) or _unknown(mistake.key, mistake.value)
 
 
-def _other_modes_setting(mistake: _Mistake) -> Problem | None:
-    if mistake.key not in _schema():
+def _other_options_setting(mistake: _Mistake) -> Problem | None:
+    """Also of what lies below such a setting: backend.args.flip_aug is none of backend=native."""
+    group, _, rest = mistake.key.partition(".")
+    name = rest.partition(".")[0]
+    options = [
+        option for option, schema in VARIANTS.get(group, {}).items() if name in {field.name for field in fields(schema)}
+    ]
+    if not options or len(options) == len(VARIANTS[group]):
         return None
-    name = mistake.key.partition(".")[2]
-    modes = [mode for mode, schema in MODES.items() if name in {field.name for field in fields(schema)}]
-    return Problem(mistake.key, mistake.value, f"is a setting of mode={' and '.join(modes)} only", f"mode={modes[0]}")
+    reason = f"is a setting of {group}={' and '.join(options)} only"
+    return Problem(mistake.key, mistake.value, reason, f"{group}={options[0]}")
 
 
 def _new_argument(mistake: _Mistake) -> Problem | None:
@@ -289,9 +298,13 @@ def _may_be_added(key: str) -> bool:
 @cache
 def _schema() -> dict[str, object]:
     """Every setting's dotted name with its type, groups included, in the order of the schema."""
-    return dict(
-        [*_named_types("", Settings), *(pair for mode in MODES.values() for pair in _named_types("mode.", mode))]
-    )
+    own = [
+        pair
+        for group, options in VARIANTS.items()
+        for schema in options.values()
+        for pair in _named_types(f"{group}.", schema)
+    ]
+    return dict([*_named_types("", Settings), *own])
 
 
 def _named_types(prefix: str, schema: type) -> Iterator[tuple[str, object]]:

@@ -6,7 +6,8 @@ need them, so that the trainer process, which reads a rendered job, never loads 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -90,6 +91,22 @@ class SaveDtype(Enum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+
+
+class KohyaCache(Enum):
+    """auto keeps what may be kept, in memory; disk keeps it beside the pictures, for later runs too."""
+
+    auto = "auto"
+    memory = "memory"
+    disk = "disk"
+    off = "off"
+
+
+class StaleCache(Enum):
+    """error: the run does not start; clear: they are deleted when it does."""
+
+    error = "error"
+    clear = "clear"
 
 
 class PlatformName(Enum):
@@ -284,11 +301,37 @@ class Hardware:
 
 
 @dataclass
-class Backend:
+class NativeBackend:
     name: str
     """The option of the group."""
     weights_name: str
-    """File name of the adapter, or name of the checkpoint's folder."""
+    """File name of what is saved; a checkpoint of backend=native is a folder of that name."""
+    measures_heldout: list[str]
+    """Modes in which it measures the held-out loss: what it can, and nothing to set."""
+
+
+@dataclass
+class KohyaBackend:
+    name: str
+    """The option of the group."""
+    weights_name: str
+    """File name of what is saved; a checkpoint of backend=native is a folder of that name."""
+    measures_heldout: list[str]
+    """Modes in which it measures the held-out loss: what it can, and nothing to set."""
+    root: Optional[str]
+    """The checkout of kohya-ss/sd-scripts; null: none, and nothing can be trained."""
+    python: Optional[str]
+    """The interpreter that sd-scripts is installed for; null: the one of `venv` or `.venv` in the checkout."""
+    cache_latents: KohyaCache
+    """Where the pictures' latents are kept between the steps."""
+    cache_text: KohyaCache
+    """Where the text encoders' outputs are kept, so that the encoders need not stay."""
+    stale_cache: StaleCache
+    """What to do with caches on the disk that do not fit the pictures, captions and models of this run."""
+    args: dict[str, Any]
+    """Arguments of the script that no setting reaches, by its own names: `backend.args.flip_aug=true`."""
+    network_args: dict[str, Any]
+    """Arguments of the network module that no setting reaches, by its own names: `backend.network_args.preset=full`."""
 
 
 @dataclass
@@ -323,7 +366,7 @@ class Settings:
     train: Train
     sample: Sample
     hardware: Hardware
-    backend: Backend
+    backend: Any
     tracking: Tracking
 
     def flat(self) -> dict[str, object]:
@@ -337,6 +380,7 @@ def plain(settings: Settings) -> dict[str, Any]:
     del nested["profile"]["figures"], nested["profile"]["grades"]
     for facts in ("figures", "known", "signature"):
         del nested["model"][facts]
+    del nested["backend"]["measures_heldout"]
     return nested
 
 
@@ -366,7 +410,11 @@ def register() -> None:
     store.store(name="settings", node=Settings)
     store.store(group="schema", name="lora", node=LoraMode)
     store.store(group="schema", name="finetune", node=FinetuneMode)
+    store.store(group="schema", name="native", node=NativeBackend)
+    store.store(group="schema", name="kohya", node=KohyaBackend)
     OmegaConf.register_new_resolver("figure", _figure, replace=True)
+    OmegaConf.register_new_resolver("where_measured", _where_measured, replace=True)
+    OmegaConf.register_new_resolver("with_convolutions", _with_convolutions, replace=True)
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
@@ -386,7 +434,22 @@ def from_config(config: DictConfig) -> Settings:
         key = getattr(error, "full_key", None) or "config"
         raise InvalidSettings((Problem(key, "?", str(error).splitlines()[0], f"{key}=..."),)) from error
     assert isinstance(settings, Settings)
+    unknown = tuple(_unknown("", settings))
+    if unknown:
+        raise InvalidSettings(unknown)
     return settings
+
+
+def _unknown(prefix: str, group: Any) -> Iterator[Problem]:
+    """What `++key=value` put where nobody looks: Hydra takes it in silence."""
+    known = {field.name for field in fields(group)}
+    for name, value in vars(group).items():
+        if name not in known:
+            reason = f"is no setting of {prefix[:-1] or 'a run'}" + (f"={group.name}" if "name" in known else "")
+            for key, each in _flatten(f"{prefix}{name}.", value):
+                yield Problem(key, each, reason, f"leave {key} out")
+        elif is_dataclass(value):
+            yield from _unknown(f"{prefix}{name}.", value)
 
 
 def _figure(name: str, *, _root_: DictConfig) -> Any:
@@ -402,3 +465,13 @@ def _figure(name: str, *, _root_: DictConfig) -> Any:
     raise InterpolationResolutionError(
         f"profile {profile.name!r} has no figure {name!r} for model {model.name!r} in mode {mode!r}"
     )
+
+
+def _with_convolutions(value: Any, *, _root_: DictConfig) -> Any:
+    """A figure of the 3x3 convolutions; 0 for a model that has none."""
+    return value if _root_.model.known.convolutions else 0
+
+
+def _where_measured(value: Any, *, _root_: DictConfig) -> Any:
+    """A figure of the held-out loss; 0 where the backend measures none in this mode."""
+    return value if _root_.mode.name in _root_.backend.measures_heldout else 0

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from pipeline.checks.limits import LIMITS, out_of_range
 from pipeline.checks.networks import network_problems
+from pipeline.errors import InvalidSettings
 from pipeline.settings import PROJECT, Settings, from_config, register
 from tests import given
 
@@ -272,3 +273,18 @@ def test_a_figure_that_no_row_has_is_an_error_that_names_profile_and_model() -> 
     config = given.config("++train.batch_size=${figure:no_such_figure}")
     with pytest.raises(Exception, match="profile 'style' has no figure 'no_such_figure' for model 'demo'"):
         OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("++backend.args.flip_aug=true", "backend.args.flip_aug"),
+        ("++train.speed=1", "train.speed"),
+        ("++mode.rank=8", "mode.rank"),
+    ],
+)
+def test_what_is_forced_in_where_nobody_looks_is_told(typed: str, key: str) -> None:
+    """Hydra takes it in silence."""
+    with pytest.raises(InvalidSettings) as told:
+        from_config(given.config(typed))
+    assert [problem.key for problem in told.value.problems] == [key]

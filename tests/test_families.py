@@ -149,7 +149,7 @@ def test_every_source_is_listed(name: str) -> None:
 
 
 def test_a_model_that_says_differences_has_the_rest_of_the_other() -> None:
-    assert known("noobai_vpred").kohya.arguments == {"v_parameterization": True, "zero_terminal_snr": True}
+    assert known("noobai_vpred").kohya.arguments == {"no_half_vae": True, "zero_terminal_snr": True}
     assert known("noobai_vpred").text == known("sdxl").text
     assert known("flux_schnell").text.token_limit == 256
 
