@@ -23,6 +23,8 @@ def outcome_from(events: Sequence[Event], status: Status, cause: Cause | None) -
     """The figures of a run, made out from its journal."""
     losses = _numbers(events, "step", "loss")
     heldout = list(_heldout(events))
+    before = [value for step, value in heldout if step == 0]
+    after = [value for step, value in heldout if step > 0]
     memory = _numbers(events, "step", "memory_bytes")
     steps = _numbers(events, "step", "step")
     return Outcome(
@@ -33,8 +35,8 @@ def outcome_from(events: Sequence[Event], status: Status, cause: Cause | None) -
         seconds=round(sum(_seconds_of_each_start(events)), 3),
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,
-        heldout_before=heldout[0] if heldout else None,
-        heldout_after=heldout[-1] if len(heldout) > 1 else None,
+        heldout_before=before[0] if before else None,
+        heldout_after=after[-1] if after else None,
         peak_memory_bytes=int(max(memory)) if memory else None,
         mlflow_run_id=None,
     )
@@ -79,13 +81,14 @@ def _numbers(events: Sequence[Event], kind: str, name: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def _heldout(events: Sequence[Event]) -> Iterator[float]:
+def _heldout(events: Sequence[Event]) -> Iterator[tuple[float, float]]:
+    """(step, loss); not every trainer measures before the first step."""
     for event in events:
         if event.kind == "metric":
             values = cast("dict[str, object]", event.data.get("values") or {})
             value = number(values.get(HELDOUT))
             if value is not None:
-                yield value
+                yield number(event.data.get("step")) or 0, value
 
 
 def _seconds_of_each_start(events: Sequence[Event]) -> Iterator[float]:

@@ -38,6 +38,34 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkout:
+    """The user's own sources of a backend's trainer, and what their interpreter can drive."""
+
+    root: Path
+    python: Path
+    """Absolute, but no link followed: a virtual environment is told by the path of its interpreter."""
+    commit: str
+    """Empty where there is no git folder."""
+    version: str
+    """Empty where nothing tells."""
+    platform: Platform
+    device_names: tuple[str, ...]
+    """One name a device; for a CPU its model name."""
+    memory_bytes: int
+    """Free memory of the smallest device; on a CPU the available memory of the machine."""
+    bf16: bool
+    """Every device multiplies bfloat16 in hardware."""
+    packages: Mapping[str, str]
+    """Versions by name: what is installed of the requirements and of what this project makes use of; torchvision and
+    bitsandbytes only where they can really be imported."""
+    broken: Mapping[str, str]
+    """Why an installed package (torchvision, bitsandbytes) can't be imported."""
+    torch_version: str
+    """With its build: 2.8.0+cu128."""
+    python_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the base model's files say of themselves."""
 
@@ -84,6 +112,8 @@ class Picture:
     height_px: int
     digest: str
     """SHA-256 of the file's bytes."""
+    orientation: int = 1
+    """Of EXIF: how a viewer turns what is stored; 1: not at all. Width and height are those of the turned picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +138,8 @@ class Facts:
     disk_free_bytes: int
     """Where the run directory is."""
     problems: tuple[Problem, ...] = ()
+    checkout: Checkout | None = None
+    """Of a backend that trains with one; `machine` is then what its interpreter can drive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +169,7 @@ class Plan:
     """SHA-256 of all that decides the weights: equal fingerprints may continue each other's checkpoints."""
     choices: tuple[Choice, ...] = ()
     warnings: tuple[str, ...] = ()
+    checkout: Checkout | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +184,8 @@ class Job:
     files: tuple[Path, ...]
     resume_step: int = 0
     """The checkpoint's step that this run goes on from; 0 at the start."""
+    command: str = ""
+    """The trainer's command as a line to paste; empty: that of `argv`."""
 
 
 Kind = Literal[

@@ -107,9 +107,23 @@ def set_aside(run_dir: Path) -> Path | None:
 
 
 def last_step(run_dir: Path) -> int | None:
-    """The step of the newest whole checkpoint: one that is still being written has another name."""
-    names = (re.fullmatch(r"step-(\d+)", path.name) for path in run_dir.glob("checkpoints/*") if path.is_dir())
-    return max((int(name.group(1)) for name in names if name), default=None)
+    """The step of the newest checkpoint."""
+    return next((step for step, _ in checkpoints(run_dir)), None)
+
+
+def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """Step and folder of all that can be gone on from, the newest first: what the journal tells of and is still there,
+    and the native trainer's folders, which are whole by their names (one that is being written has another)."""
+    told = {
+        run_dir / str(event.data.get("path")): int(str(event.data.get("step")))
+        for event in read_journal(run_dir)
+        if event.kind == "checkpoint"
+    }
+    for path in run_dir.glob("checkpoints/*"):
+        name = re.fullmatch(r"step-(\d+)", path.name)
+        if name:
+            told[path] = int(name[1])
+    return sorted(((step, path) for path, step in told.items() if path.is_dir()), reverse=True)
 
 
 def _can_go_on(run_dir: Path, fingerprint: str) -> bool:

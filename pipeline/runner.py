@@ -115,8 +115,6 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
 
 
 def _train(plan: Plan, claim: Claim, notes: Notes, *, command: str, began: float) -> Ending:
-    if claim.step is not None:
-        notes.say(f"going on with {wording.short_path(claim.run_dir)} from step {claim.step}")
     journal = Journal(claim.run_dir)
     try:
         journal.write("run", name=claim.run_dir.name, command=command, fingerprint=plan.fingerprint, **_this_process())
@@ -133,6 +131,8 @@ def _execute_logged(plan: Plan, claim: Claim, notes: Notes, *, command: str, beg
     from pipeline.log import log
 
     job = _render(plan, claim.run_dir, notes)
+    if job.resume_step:
+        notes.say(f"going on with {wording.short_path(claim.run_dir)} from step {job.resume_step}")
     with log(plan, job, command=command, began=began) as record:
         ending = notes.stage(
             "execute",

@@ -92,7 +92,7 @@ def plan_lines(plan: Plan) -> list[str]:
 def job_lines(job: Job) -> list[str]:
     """What `until=render` prints: the files, and the command as one line to paste."""
     words = [f"{name}={shlex.quote(value)}" for name, value in job.env.items()]
-    command = " ".join([f"cd {shlex.quote(str(job.cwd))} &&", *words, shlex.join(job.argv)])
+    command = job.command or " ".join([f"cd {shlex.quote(str(job.cwd))} &&", *words, shlex.join(job.argv)])
     return [*(f"  {short_path(file)}" for file in job.files), "", command]
 
 
@@ -146,7 +146,7 @@ def duration(seconds: float) -> str:
 
 def _change(before: float | None, after: float | None, *, with_percent: bool) -> str | None:
     if before is None or after is None:
-        return None
+        return None if after is None else f"{after:.4f}"
     percent = f" ({(after - before) / before:+.1%})" if with_percent and before else ""
     return f"{before:.4f} -> {after:.4f}{percent}"
 

@@ -69,6 +69,22 @@ def test_finished_run_has_the_journals_figures(tmp_path: Path) -> None:
     assert [event.kind for event in shown] == ["metric", "step", "step", "metric", "weights"]
 
 
+def test_what_was_not_measured_before_the_first_step_is_no_figure_of_before(tmp_path: Path) -> None:
+    """The first measure of such a trainer comes after an epoch."""
+    ending = train(
+        tmp_path,
+        """
+        step(1, loss=0.8, memory=1)
+        journal.write("metric", step=1, values={"heldout/loss": 0.7})
+        step(2, loss=0.4, memory=1)
+        journal.write("metric", step=2, values={"heldout/loss": 0.6})
+        journal.write("weights", path="weights/a.safetensors")
+        """,
+        [],
+    )
+    assert (ending.outcome.heldout_before, ending.outcome.heldout_after) == (None, 0.6)
+
+
 def test_trainer_gets_the_jobs_variables_and_its_output_goes_to_the_log(tmp_path: Path) -> None:
     train(tmp_path, "print(os.environ['TRAINER_WORD'], os.environ['PATH']); print('oh', file=sys.stderr)")
     log = (tmp_path / LOG_NAME).read_text()

@@ -183,6 +183,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
     (run_dir / "config.yaml").write_text("seed: 0\n")
     (run_dir / "trainer.log").write_text("trained\n")
     (run_dir / "job/job.toml").write_text("steps = 3\n")
+    (run_dir / "job/heldout").mkdir()
+    (run_dir / "job/heldout/00000.txt").write_text("the user's own caption stays here\n")
     (run_dir / "weights/style-demo.safetensors").write_bytes(b"weights")
     for picture in ("final_grid.png", "samples/3-0.png"):
         Image.new("RGB", (8, 8)).save(run_dir / picture)

@@ -15,6 +15,7 @@ from pipeline.records import Picture
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 ORIENTATION_TAG = 0x0112
+ORIENTATIONS = range(1, 9)
 QUARTER_TURNS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 MAX_PIXELS = 178_956_970
@@ -48,17 +49,17 @@ class Flawed:
 def read_picture(path: Path, caption_extension: str) -> Picture | Flawed:
     """Decodes every pixel, so that a file that is cut short is found here and not in the middle of the training."""
     try:
-        digest, width_px, height_px = _decode(path)
+        digest, width_px, height_px, orientation = _decode(path)
     except DAMAGED as error:
         return Flawed(path, Flaw.unreadable, _short(error))
     caption = _read_caption(path.with_suffix(caption_extension))
     if isinstance(caption, Flaw):
         return Flawed(path, caption)
-    return Picture(path=path, caption=caption, width_px=width_px, height_px=height_px, digest=digest)
+    return Picture(path, caption, width_px, height_px, digest, orientation)
 
 
-def _decode(path: Path) -> tuple[str, int, int]:
-    """Digest of the bytes, and the size in pixels as a viewer shows it."""
+def _decode(path: Path) -> tuple[str, int, int, int]:
+    """Digest of the bytes, the size in pixels as a viewer shows it, and how the viewer turns it for that."""
     if not path.is_file():
         raise OSError("not a regular file")
     with path.open("rb") as file:
@@ -69,8 +70,10 @@ def _decode(path: Path) -> tuple[str, int, int]:
             if width_px * height_px > MAX_PIXELS:
                 raise ValueError(f"{width_px} x {height_px} px, of {MAX_PIXELS} pixels at the most")
             image.load()
-            turned = image.getexif().get(ORIENTATION_TAG) in QUARTER_TURNS
-    return digest, *((height_px, width_px) if turned else (width_px, height_px))
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    if orientation in QUARTER_TURNS:
+        width_px, height_px = height_px, width_px
+    return digest, width_px, height_px, orientation if orientation in ORIENTATIONS else 1
 
 
 def _short(error: BaseException) -> str:

@@ -58,9 +58,9 @@ def _files_of(run_dir: Path) -> Iterator[tuple[Path, str | None]]:
             yield run_dir / name, None
     for picture in sorted(run_dir.glob("*.png")):
         yield picture, None
-    for file in sorted((run_dir / "job").rglob("*")):
+    for file in sorted((run_dir / "job").glob("*")):  # folders there are of the user's pictures and tokenizers
         if file.is_file():
-            yield file, file.parent.relative_to(run_dir).as_posix()
+            yield file, "job"
 
 
 def _masked_copy(file: Path, scratch: Path, mask: Masker) -> Path:

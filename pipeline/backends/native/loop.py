@@ -27,7 +27,7 @@ from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
 from pipeline.backends.native.processes import Processes, join_processes
 from pipeline.backends.native.randomness import draw_batch, generator, seed_globals
-from pipeline.backends.native.sampling import compare_grid, decode_picture, sample_latents
+from pipeline.backends.native.sampling import decode_picture, sample_latents
 from pipeline.backends.native.schedule import build_optimizer, set_learning_rate
 from pipeline.backends.native.stable_diffusion_1 import (
     TextParts,
@@ -40,6 +40,7 @@ from pipeline.backends.native.stopping import StopRequested, StopSignal
 from pipeline.backends.native.trained import DTYPES, Trained, make_trainable, save_weights
 from pipeline.errors import Cause, RunError
 from pipeline.journal import Journal
+from pipeline.sample_grid import write_grid
 
 HELDOUT_TIMESTEPS = 10
 """Timesteps at which each held-out picture is judged."""
@@ -451,13 +452,11 @@ def _finish(training: Training) -> Path:
 
 
 def _write_grid(job: NativeJob) -> None:
-    run_dir, count = Path(job.run_dir), len(job.sample.prompts)
-    rows = {
-        label: [sample_path(run_dir, step, index) for index in range(count)]
-        for label, step in (("before", 0), ("after", job.train.steps))
-    }
-    if count and all(path.exists() for paths in rows.values() for path in paths):
-        compare_grid(rows, job.sample.prompts).save(run_dir / "final_grid.png")
+    run_dir, prompts = Path(job.run_dir), job.sample.prompts
+    before, after = (
+        [sample_path(run_dir, step, index) for index in range(len(prompts))] for step in (0, job.train.steps)
+    )
+    write_grid(run_dir, before, after, prompts)
 
 
 @contextmanager

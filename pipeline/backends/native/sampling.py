@@ -1,21 +1,17 @@
-"""Sample pictures while training: the same prompts and seeds each time, and the grid that compares before and after."""
+"""Sample pictures while training: the same prompts and seeds each time."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from pipeline.backends.native.job import SamplePart
-
-GRID_CELL_PX = 256
 
 
 @torch.no_grad()
@@ -53,26 +49,3 @@ def decode_picture(autoencoder: Any, latents: Tensor) -> Image.Image:
     pixels = autoencoder.decode(latents / autoencoder.config.scaling_factor, return_dict=False)[0].float()
     levels = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray((levels * 255).round().astype(np.uint8))
-
-
-def compare_grid(rows: dict[str, list[Path]], prompts: list[str]) -> Image.Image:
-    """One row a label, one column a prompt, prompts written above."""
-    margin, header, cell = 84, 60, GRID_CELL_PX
-    font = ImageFont.load_default(15)
-    grid = Image.new("RGB", (margin + cell * len(prompts), header + cell * len(rows)), "white")
-    pen = ImageDraw.Draw(grid)
-    for column, prompt in enumerate(prompts):
-        text = textwrap.shorten(prompt, 84, placeholder="...")
-        pen.multiline_text((margin + column * cell + 6, 6), textwrap.fill(text, 33), font=font, fill="black")
-    for row, (label, paths) in enumerate(rows.items()):
-        pen.text((8, header + row * cell + cell // 2), label, font=font, fill="black", anchor="lm")
-        for column, path in enumerate(paths):
-            with Image.open(path) as picture:
-                filled = picture.convert("RGB").resize((cell, cell), _filter(picture.width, cell))
-            grid.paste(filled, (margin + column * cell, header + row * cell))
-    return grid
-
-
-def _filter(width_px: int, cell_px: int) -> Image.Resampling:
-    """Small pictures keep their pixels."""
-    return Image.Resampling.NEAREST if width_px * 2 <= cell_px else Image.Resampling.LANCZOS
