@@ -33,7 +33,7 @@ def kohya_tables(table: Table) -> str:
 
 COUNTS = ("script", "arguments", "by setting", "by `backend.args`", "withheld", "parity")
 ARGUMENTS = ("argument", "takes", "default", "set by", "scripts")
-ALGORITHMS = ("algo", "by setting", "not reached")
+ALGORITHMS = ("algo", "by setting", "by `backend.network_args`")
 
 
 def count_row(found: ScriptAudit) -> tuple[str, ...]:
@@ -92,5 +92,5 @@ def script_words(scripts: dict[str, str]) -> str:
 
 def lycoris_rows(found: LycorisAudit) -> Iterator[tuple[str, ...]]:
     for algorithm, names in found.reached.items():
-        unreached = ", ".join(f"`{name}`" for name in found.unreached[algorithm])
-        yield (algorithm or "any", ", ".join(f"`{name}`" for name in names), unreached)
+        passed = ", ".join(f"`{name}`" for name in found.passed[algorithm])
+        yield (algorithm or "any", ", ".join(f"`{name}`" for name in names), passed)

@@ -26,14 +26,22 @@ from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
 from pipeline.errors import Cause
 from pipeline.files import write_text
-from pipeline.settings import PROJECT, FinetuneMode, LoraMode, Settings
+from pipeline.mistakes import VARIANTS
+from pipeline.settings import PROJECT, Settings
 
 DOCS = PROJECT / "docs"
 CONF = PROJECT / "conf"
-MODES = (LoraMode, FinetuneMode)
 PART = re.compile(r"(<!-- made: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORDS = {int: "whole number", float: "number", bool: "true, false", str: "text", list: "list", dict: "names and values"}
-TABLES_OF_FIGURES = ("figures", "profile.figures", "profile.grades", "model.figures", "model.known", "model.signature")
+TABLES_OF_FIGURES = (
+    "figures",
+    "profile.figures",
+    "profile.grades",
+    "model.figures",
+    "model.known",
+    "model.signature",
+    "backend.measures_heldout",
+)
 IN_ONE_COLUMN = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),
     *(("samples_per_image", "samples_floor", "samples_cap"), ("scheduler", "scheduler_cycles")),
@@ -100,7 +108,7 @@ def settings_tables() -> str:
 
 
 def settings() -> Iterator[tuple[str, Any, type]]:
-    """Dotted name, type and dataclass of every setting, those of both modes included."""
+    """Dotted name, type and dataclass of every setting, those of every mode and backend included."""
     yield from _settings("", Settings)
 
 
@@ -113,9 +121,9 @@ def _settings(prefix: str, schema: type) -> Iterator[tuple[str, Any, type]]:
         group = next((part for part in (kind, *typing.get_args(kind)) if is_dataclass(part)), None)
         if group is not None:
             yield from _settings(f"{key}.", typing.cast(type, group))
-        elif key == "mode":
-            for mode in MODES:
-                yield from _settings("mode.", mode)
+        elif key in VARIANTS:
+            for schema_of_option in VARIANTS[key].values():
+                yield from _settings(f"{key}.", schema_of_option)
         else:
             yield key, kind, schema
 
@@ -141,14 +149,15 @@ def range_words(key: str) -> str:
 
 
 def only_in(key: str) -> str:
-    """Said of a setting of one mode."""
-    having = {mode.__name__.removesuffix("Mode").lower() for mode in MODES if key in keys_of(mode)}
-    return f" With mode={having.pop()} only." if len(having) == 1 else ""
+    """Said of a setting of one mode or one backend."""
+    group = key.partition(".")[0]
+    having = [option for option, schema in VARIANTS.get(group, {}).items() if key in keys_of(group, schema)]
+    return f" With {group}={having[0]} only." if len(having) == 1 else ""
 
 
-def keys_of(mode: type) -> set[str]:
-    """Dotted names of a mode's own settings."""
-    return {key for key, _, _ in _settings("mode.", mode)}
+def keys_of(group: str, schema: type) -> set[str]:
+    """Dotted names of an option's own settings."""
+    return {key for key, _, _ in _settings(f"{group}.", schema)}
 
 
 def docstrings() -> dict[tuple[str, str], str]:
@@ -174,8 +183,9 @@ class Defaults:
     def of(self, key: str) -> tuple[str, str]:
         """The default as it stands in the YAML, and its comment."""
         group, _, name = key.partition(".")
-        if group == "mode":
-            found = [self._in(CONF / "mode" / f"{mode}.yaml", key) for mode in ("lora", "finetune")]
+        if group in VARIANTS:
+            files = [CONF / group / f"{option}.yaml" for option in VARIANTS[group]]
+            found = [self._in(file, key if group == "mode" else name) for file in files]
             return next(each for each in found if each is not None)
         own = self._in(self._files[group], name) if group in self._files else None
         return own or self._in(CONF / "config.yaml", key) or ("", "")
@@ -207,7 +217,7 @@ def comments(file: Path) -> dict[str, str]:
 
 def default_words(value: object) -> str:
     """`null`, `0.1`, or where the value is taken from."""
-    if isinstance(value, str) and value.startswith("${figure:"):
+    if isinstance(value, str) and "${figure:" in value:
         return "the profile's"
     if isinstance(value, str) and value.startswith("${model.known"):
         return "the model's"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.checkpoint.identify import identify
@@ -14,14 +14,14 @@ from pipeline.dataset.scan import scan
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.families import Part
 from pipeline.machine.probe import probe_machine
-from pipeline.records import Checkpoint, Facts
+from pipeline.records import Checkout, Checkpoint, Facts, Machine
 from pipeline.settings import Model, Settings
 
 
 def detect(settings: Settings, run_dir: Path) -> Facts:
     """All that can be found out without training. A user's mistake becomes a problem in the facts, never an error, so
     that `validate` can tell all of them at once."""
-    machine, machine_problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
+    machine, checkout, machine_problems = LOOKS[settings.backend.name](settings)
     checkpoint, checkpoint_problems = _look_at_model(settings.model)
     part_problems = _look_at_parts(settings.model)
     dataset, dataset_problems = scan(settings.data, threads=machine.cpu_cores)
@@ -32,7 +32,24 @@ def detect(settings: Settings, run_dir: Path) -> Facts:
         dataset=dataset,
         disk_free_bytes=disk_free_bytes,
         problems=(*machine_problems, *checkpoint_problems, *part_problems, *dataset_problems, *disk_problems),
+        checkout=checkout,
     )
+
+
+def _own_trainer(settings: Settings) -> tuple[Machine, None, tuple[Problem, ...]]:
+    machine, problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
+    return machine, None, problems
+
+
+def _checkout(settings: Settings) -> tuple[Machine, Checkout | None, tuple[Problem, ...]]:
+    from pipeline.backends.kohya.look import look_for_trainer
+
+    return look_for_trainer(settings)
+
+
+Look = Callable[[Settings], tuple[Machine, Checkout | None, tuple[Problem, ...]]]
+LOOKS: dict[str, Look] = {"native": _own_trainer, "kohya": _checkout}
+"""What each backend would train with: our own torch, or a checkout and its interpreter."""
 
 
 def _look_at_model(model: Model) -> tuple[Checkpoint | None, tuple[Problem, ...]]:

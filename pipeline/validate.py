@@ -8,11 +8,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.backends.native.support import native_problems
 from pipeline.checks.claims import (
     contradiction,
     header_problems,
@@ -34,8 +32,33 @@ from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
 
-BACKEND_CHECKS: dict[str, Callable[[Settings, Checkpoint], Iterator[Problem]]] = {"native": native_problems}
-"""What each backend can't do."""
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a backend has to say of settings and facts."""
+
+    problems: Check
+    """What it can't do."""
+    choices: Callable[[Settings, Facts], Iterator[Choice]] = lambda _settings, _facts: iter(())
+    warnings: Callable[[Settings, Facts], Iterator[str]] = lambda _settings, _facts: iter(())
+    weights_with_checkpoints: bool = False
+    """Beside every checkpoint it saves the weights of that step, and a last checkpoint at the end."""
+
+
+def _native() -> Backend:
+    from pipeline.backends.native.support import native_problems
+
+    return Backend(native_problems)
+
+
+def _kohya() -> Backend:
+    from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
+
+    return Backend(kohya_problems, kohya_choices, kohya_warnings, weights_with_checkpoints=True)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"native": _native, "kohya": _kohya}
+"""Loaded when asked for: a run has one."""
 
 GIB = 2**30
 
@@ -69,17 +92,11 @@ def _network_fits_algorithm(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield from network_problems(settings.network)
 
 
-def _optimizer_is_installed(settings: Settings, _: Facts) -> Iterator[Problem]:
-    """Looks for the package without importing it: torch would take seconds."""
+def _optimizer_is_a_class(settings: Settings, _: Facts) -> Iterator[Problem]:
     target = settings.optimizer.target
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         reason = "is not the import path of a class, such as torch.optim.AdamW"
         yield Problem("optimizer.target", target, reason, "optimizer=adamw")
-        return
-    package = target.partition(".")[0]
-    if find_spec(package) is None:
-        fix = f"pip install {package.replace('_', '-')}, or optimizer=adamw"
-        yield Problem("optimizer.target", target, f"package {package} is not installed", fix)
 
 
 def _arguments_have_values(settings: Settings, _: Facts) -> Iterator[Problem]:
@@ -134,7 +151,7 @@ def _model_has_its_parts(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 def _backend_can_train_it(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if facts.checkpoint is not None and not is_refuted(settings, facts.checkpoint):
-        yield from BACKEND_CHECKS[settings.backend.name](settings, facts.checkpoint)
+        yield from BACKENDS[settings.backend.name]().problems(settings, facts)
 
 
 def _clip_skip_leaves_layers(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -197,7 +214,10 @@ def _bytes_to_write(settings: Settings, checkpoint: Checkpoint) -> int:
     checkpoint is written before the oldest one is removed."""
     trained = _trained_parameters(settings, checkpoint)
     weights = checkpoint.bytes if settings.network is None else 4 * trained
-    return weights + 12 * trained * (settings.train.keep_checkpoints + 1)
+    num_checkpoints = settings.train.keep_checkpoints + 1
+    if BACKENDS[settings.backend.name]().weights_with_checkpoints:
+        return weights + (weights + 12 * trained) * (num_checkpoints + 1)
+    return weights + 12 * trained * num_checkpoints
 
 
 def _trained_parameters(settings: Settings, checkpoint: Checkpoint) -> int:
@@ -212,7 +232,7 @@ CHECKS: tuple[Check, ...] = (
     _numbers_in_range,
     _mode_has_its_network,
     _network_fits_algorithm,
-    _optimizer_is_installed,
+    _optimizer_is_a_class,
     _arguments_have_values,
     _sides_fit_the_model,
     _floor_is_below_cap,
@@ -245,6 +265,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         _heldout_choice(settings, dataset),
         steps_choice,
         prompts_choice,
+        *BACKENDS[settings.backend.name]().choices(settings, facts),
     )
     plan = Plan(
         settings=settings,
@@ -258,7 +279,11 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         sample_prompts=prompts,
         fingerprint="",
         choices=tuple(choice for choice in choices if choice is not None),
-        warnings=tuple(_warnings(settings, checkpoint, dataset)),
+        warnings=(
+            *_warnings(settings, checkpoint, dataset),
+            *BACKENDS[settings.backend.name]().warnings(settings, facts),
+        ),
+        checkout=facts.checkout,
     )
     return replace(plan, fingerprint=fingerprint(plan))
 
@@ -322,6 +347,7 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
 
 NOT_IN_THE_WEIGHTS = (
     *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "backend.weights_name"),
+    *("backend.root", "backend.python", "backend.cache_", "backend.stale_cache"),
     *(
         "model.name",
         "model.kin",
@@ -341,6 +367,7 @@ def fingerprint(plan: Plan) -> str:
     """SHA-256 of all that decides the weights."""
     settings = {key: value for key, value in plan.settings.flat().items() if not key.startswith(NOT_IN_THE_WEIGHTS)}
     decided = {
+        "checkout": None if plan.checkout is None else plan.checkout.commit,
         "checkpoint": plan.checkpoint.digest,
         "dataset": plan.dataset.digest,
         "num_processes": plan.num_processes,

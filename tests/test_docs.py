@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.make import CONF, PART, PARTS, filled, settings
+from pipeline.backends.kohya.manifest import load
 from pipeline.settings import PROJECT
 
 OURS = sorted(
@@ -22,6 +23,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 ASSIGNMENT = re.compile(r"(?<![\w.=/?&$-])~?\+{0,2}([a-z_]\w*(?:\.\w+)*)=(?!=)")
 NOT_SETTINGS = {"train.learning_rate"}
 """Shown as mistakes."""
+PASSED_ON = {
+    "backend.args": {name for parser in load().parsers.values() for name in parser.arguments},
+    "backend.network_args": {
+        name for taken in (*load().networks.values(), *load().lycoris.algorithms.values()) for name in taken
+    },
+}
+"""By sd-scripts' own names."""
 
 
 def named(page: Path) -> str:
@@ -40,6 +48,9 @@ def known_keys() -> set[str]:
 
 
 def is_known(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    if section in PASSED_ON:
+        return name == "NAME" or name in PASSED_ON[section]
     return key in known_keys() or key.startswith(("hydra.", "optimizer.args.", "network.args.", "model.parts."))
 
 

@@ -20,6 +20,7 @@ from pipeline.backends.kohya.arguments import Argument, Parser
 from pipeline.backends.kohya.audit import Table, as_json, audit, lycoris_audit, print_audit, sorted_out
 from pipeline.backends.kohya.lycoris_arguments import Lycoris
 from pipeline.backends.kohya.manifest import LORA_SCRIPTS, SCRIPTS, load
+from pipeline.backends.kohya.translation import withheld_of
 from pipeline.errors import UnreadableFile
 from pipeline.settings import PROJECT
 
@@ -79,7 +80,7 @@ def shown(found: Any) -> str:
 
 
 def a_table(settings: Mapping[str, str], **withheld: str) -> Table:
-    return Table(lambda _: settings, withheld)
+    return Table(lambda _: settings, lambda _: withheld)
 
 
 # ------------------------------------------------------------------------------------------------------------- places
@@ -105,10 +106,19 @@ def test_what_a_setting_reaches_is_not_withheld() -> None:
     assert (found.reached, found.withheld, found.parity) == ({"a": "x"}, {}, 1.0)
 
 
-def test_while_nothing_renders_nothing_can_be_set() -> None:
+def test_our_settings_and_what_is_passed_on_make_the_audited_version_whole() -> None:
     found = audit(None)
-    assert {each.parity for each in found.scripts} == {0.0}
-    assert "Nothing renders for it yet" in shown(found)
+    assert [each.script for each in found.scripts] == list(SCRIPTS)
+    for each in found.scripts:
+        assert each.parity == 1.0, each.script
+        assert each.reached
+        assert not each.lacking, f"{each.script} does not have what our settings would write"
+
+
+def test_what_is_withheld_is_an_argument_of_some_script() -> None:
+    """Else a reason stands for nothing, and a misspelt name would be passed on."""
+    names = {name for parser in load().parsers.values() for name in parser.arguments}
+    assert {name for script in SCRIPTS for name in withheld_of(script)} <= names
 
 
 def test_what_is_passed_on_makes_the_audited_version_whole() -> None:
@@ -151,7 +161,7 @@ def test_arguments_of_lycoris_by_setting() -> None:
     assert {"algo", "conv_dim", "conv_alpha"} <= set(found.reached[""])
     assert "dora_wd" in found.reached["locon"]
     assert "factor" in found.reached["lokr"]
-    assert "dropout" in found.unreached["ia3"]
+    assert "dropout" in found.passed["ia3"]
     assert not found.missing
     assert set(found.withheld) == {"use_cp", "use_conv_cp", "disable_conv_cp"}
 
@@ -238,7 +248,7 @@ def test_the_page_says_where_ways_differ() -> None:
     def settings(name: str) -> dict[str, str]:
         return {"learning_rate": "optimizer.lr"} if name not in LORA_SCRIPTS else {}
 
-    found = audit(None, table=Table(settings, {"learning_rate": "has no effect here"}))
+    found = audit(None, table=Table(settings, lambda _: {"learning_rate": "has no effect here"}))
     rows = argument_rows(found)["library/train_util.py:add_optimizer_arguments"]
     row = next(row for row in rows if row[0] == "`learning_rate`")
     way = "withheld: has no effect here (all LoRA); `optimizer.lr` (all finetune)"

@@ -12,10 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.backends.kohya.checkout import KohyaCheckout, look_at_checkout, pin_differences
+from pipeline.backends.kohya.checkout import look_at_checkout, pin_differences
 from pipeline.backends.kohya.interpreter import ASK
 from pipeline.errors import Problem
 from pipeline.machine import host
+from pipeline.records import Checkout
 
 COMMIT = "48d368fa557731ad0488c07304dfeba8c07910eb"
 OTHER = "1" * 40
@@ -91,7 +92,7 @@ def answering(path: Path, answer: object = ANSWER, *, count_in: Path | None = No
     return program(path, f"{count}print('a library says hello')\nprint({text!r})")
 
 
-def looked(root: Path, python: Path, dev: Path, *, seconds: float = 20) -> KohyaCheckout:
+def looked(root: Path, python: Path, dev: Path, *, seconds: float = 20) -> Checkout:
     checkout, problems = look_at_checkout(root, python, seconds=seconds, dev=dev)
     assert problems == ()
     assert checkout is not None
@@ -375,7 +376,7 @@ def test_the_version(root: Path, tmp_path: Path, dev: Path, texts: dict[str, str
 
 
 @pytest.fixture
-def checkout(root: Path, tmp_path: Path, dev: Path) -> KohyaCheckout:
+def checkout(root: Path, tmp_path: Path, dev: Path) -> Checkout:
     return looked(root, answering(tmp_path / "python"), dev)
 
 
@@ -397,7 +398,7 @@ def checkout(root: Path, tmp_path: Path, dev: Path) -> KohyaCheckout:
         ('triton==3.0; sys_platform == "linux"', {"triton": "3.1"}, "triton 3.1 is installed"),
     ],
 )
-def test_a_difference_from_a_pin(checkout: KohyaCheckout, line: str, packages: dict[str, str], told: str) -> None:
+def test_a_difference_from_a_pin(checkout: Checkout, line: str, packages: dict[str, str], told: str) -> None:
     (checkout.root / "requirements.txt").write_text(f"# pins\n{line}\n")
     (words,) = pin_differences(replace(checkout, packages=packages))
     assert told in words
@@ -422,12 +423,12 @@ def test_a_difference_from_a_pin(checkout: KohyaCheckout, line: str, packages: d
         ("", {}),
     ],
 )
-def test_no_difference(checkout: KohyaCheckout, line: str, packages: dict[str, str]) -> None:
+def test_no_difference(checkout: Checkout, line: str, packages: dict[str, str]) -> None:
     (checkout.root / "requirements.txt").write_text(f"{line}\n")
     assert pin_differences(replace(checkout, packages=packages)) == ()
 
 
-def test_a_checkout_without_pins_has_no_differences(checkout: KohyaCheckout) -> None:
+def test_a_checkout_without_pins_has_no_differences(checkout: Checkout) -> None:
     (checkout.root / "requirements.txt").unlink()
     assert pin_differences(checkout) == ()
 

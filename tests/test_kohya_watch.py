@@ -3,6 +3,7 @@ end, and its parts one by one."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -49,10 +50,14 @@ def job_of(run_dir: Path, *, script: str = "train_network.py", faults: str = "",
     """A job as the renderer makes it: a checkpoint every second step, samples before and every third, a batch of 2."""
     data, seconds = run_dir / "data", settings.pop("seconds", 0.01)
     data.mkdir(parents=True, exist_ok=True)
-    for number in range(settings.pop("pictures", PICTURES)):
-        (data / f"{number}.png").touch()
+    files = [data / f"{number}.png" for number in range(settings.pop("pictures", PICTURES))]
+    for file in files:
+        file.touch()
+    (run_dir / "pictures.jsonl").write_text("".join(json.dumps({"image_path": str(file)}) + "\n" for file in files))
     (run_dir / "prompts.txt").write_text("a cat --w 64 --d 7\na dog --w 64\n")
-    write_toml(run_dir / "dataset.toml", {"datasets": [{"batch_size": 2, "subsets": [{"image_dir": str(data)}]}]})
+    subset = {"image_dir": data} if "network" in script else {"metadata_file": run_dir / "pictures.jsonl"}
+    subsets = [{name: str(path) for name, path in subset.items()}]
+    write_toml(run_dir / "dataset.toml", {"datasets": [{"batch_size": 2, "subsets": subsets}]})
     config = {
         "output_dir": str(run_dir / "out"), "output_name": "style", "logging_dir": str(run_dir / "logs"),
         "dataset_config": str(run_dir / "dataset.toml"), "max_train_steps": STEPS, "save_every_n_steps": 2,
@@ -77,7 +82,7 @@ def job_of(run_dir: Path, *, script: str = "train_network.py", faults: str = "",
         },
         steps=STEPS,
         first_step=0,
-        counts_from_zero=False,
+        counted_from=0,
         output_dir=str(run_dir / "out"),
         logging_dir=str(run_dir / "logs"),
         output_name="style",
@@ -190,21 +195,26 @@ def test_loss_of_an_update_is_the_mean_of_its_micro_batches(tmp_path: Path) -> N
     assert losses == pytest.approx([(1 / n + 1 / (n + 1)) / 2 for n in range(1, 12, 2)], rel=1e-6)
 
 
-@pytest.mark.parametrize("state_step", [2, 4])
-def test_going_on_counts_on(tmp_path: Path, state_step: int) -> None:
-    """4 pictures, batches of 2: an epoch has 2 updates, and the script's own count begins at 0 again."""
-    run(job_of(tmp_path))
+@pytest.mark.parametrize(("state_step", "counted_from"), [(2, 0), (3, 1), (4, 0)])
+def test_going_on_counts_on(tmp_path: Path, state_step: int, counted_from: int) -> None:
+    """4 pictures, batches of 2: an epoch has 2 updates, and the script's own count begins at the place in it."""
+    run(job_of(tmp_path, save_every_n_steps=1))
     state = tmp_path / "out" / f"style-step{state_step:08d}-state"
     before = len(read_journal(tmp_path))
-    job = job_of(tmp_path, resume=str(state), skip_until_initial_step=True)
-    assert run(replace(job, first_step=state_step)).error is None
-    steps = [event.data["step"] for event in read_journal(tmp_path)[before:] if event.kind == "step"]
-    assert steps == list(range(state_step + 1, STEPS + 1))
+    last = counted_from + STEPS - state_step
+    told: dict[str, Any] = {"initial_step": counted_from, "skip_until_initial_step": True, "max_train_steps": last}
+    job = job_of(tmp_path, resume=str(state), save_every_n_steps=last, **told)
+    expected = ASKED | {"ss_max_train_steps": str(last)}
+    assert run(replace(job, first_step=state_step, counted_from=counted_from, expected=expected)).error is None
+    new = read_journal(tmp_path)[before:]
+    numbers = list(range(state_step + 1, STEPS + 1))
+    assert [event.data["step"] for event in new if event.kind == "step"] == numbers
+    assert [event.data["step"] for event in new if event.kind == "checkpoint"] == [STEPS, STEPS]
 
 
 def test_a_script_that_counts_from_zero(tmp_path: Path) -> None:
     job = job_of(tmp_path, script="fine_tune.py", max_train_steps=4)
-    assert run(replace(job, first_step=2, counts_from_zero=True)).error is None
+    assert run(replace(job, first_step=2, counted_from=0)).error is None
     assert [event.data["step"] for event in events(tmp_path, "step")] == [3, 4, 5, 6]
     assert [event.data["step"] for event in events(tmp_path, "checkpoint")] == [4, 6, 6]
     assert {event.data["step"] for event in events(tmp_path, "sample")} == {2, 5}
@@ -412,6 +422,7 @@ def test_phase(text: str, phase: str | None) -> None:
 def test_names_that_mlflow_takes() -> None:
     assert metric_name("lr/d*lr/unet") == "lr/d_times_lr/unet"
     assert metric_name("lr/text_encoder 1/ü") == "lr/text_encoder 1/_"
+    assert metric_name("loss/validation/epoch_average") == "heldout/loss"
 
 
 # ------------------------------------------------------------------------------------------------------------ scalars

@@ -14,6 +14,7 @@ def setup_parser():
     train_util.add_optimizer_arguments(parser)
     config_util.add_config_arguments(parser)
     custom_train_functions.add_custom_train_arguments(parser)
+    parser.add_argument("--diffusers_xformers", action="store_true")
     parser.add_argument("--train_text_encoder", action="store_true")
     parser.add_argument("--learning_rate_te", type=float)
     parser.add_argument("--no_half_vae", action="store_true")

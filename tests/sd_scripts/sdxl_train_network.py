@@ -13,4 +13,4 @@ def setup_parser():
 if __name__ == "__main__":
     parser = setup_parser()
     args = train_util.read_config_from_file(parser.parse_args(), parser)
-    pretence.train_network(args)
+    pretence.train_network(args, "sdxl_train_network")

@@ -2,7 +2,7 @@
 
 Run by the interpreter of a checkout, which may be an older Python and knows nothing of this project. TORCH_ASK is the
 file that asks torch, ROOT the checkout, from which nothing may be imported, and each NAME a package whose version is
-wanted.
+wanted, or `module:` and a module of which it is only asked whether it is there.
 
     {"python": "3.11.7", "torch": "2.14.1+cu130", "platform": "cpu", "devices": [...],
      "packages": {"torch": "2.14.1"}, "broken": {"bitsandbytes": "ImportError: ..."}}
@@ -13,6 +13,7 @@ One line after each import: where an import kills the interpreter or hangs, the 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import platform
 import runpy
@@ -21,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+MODULE = "module:"
 IMPORTED = ("torchvision", "bitsandbytes")
 """Compiled against one build of torch or one driver: that they are installed does not say that they run."""
 NEVER_ENDED = "importing it ended the interpreter, or never came to an end"
@@ -44,6 +46,8 @@ def _forget(*folders: Path) -> None:
 
 
 def _version(name: str) -> str:
+    if name.startswith(MODULE):
+        return "there" if importlib.util.find_spec(name[len(MODULE) :]) else ""
     try:
         return str(metadata.version(name))
     except metadata.PackageNotFoundError:

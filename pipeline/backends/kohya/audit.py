@@ -6,7 +6,6 @@ or withheld on purpose. Parity is the share of the arguments that are not withhe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import Any
 from pipeline.backends.kohya.arguments import Parser
 from pipeline.backends.kohya.lycoris_arguments import OF_THE_NETWORK, Lycoris, lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import SCRIPTS, Difference, commit_of, differences, load, parser_for, version_of
+from pipeline.backends.kohya.translation import settings_of, withheld_of
 from pipeline.checks.networks import ARGUMENTS, WITHOUT_DROPOUT
 from pipeline.errors import UnreadableFile
 from pipeline.settings import Algorithm
 
-TRANSLATION = "pipeline.backends.kohya.translation"
 WIDTH = 100
 BY_SETTING = {
     **{"algo": "network.algo", "dropout": "network.dropout"},
@@ -37,10 +36,8 @@ class Table:
 
     settings: Callable[[str], Mapping[str, str]]
     """Of a script: argument -> the setting that writes it."""
-    withheld: Mapping[str, str]
-    """Argument -> why it is not offered."""
-    passes: bool = True
-    """Something renders for sd-scripts, and hands `backend.args` on."""
+    withheld: Callable[[str], Mapping[str, str]]
+    """Of a script: argument -> why it is not offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,8 @@ class LycorisAudit:
     version: str
     reached: Mapping[str, tuple[str, ...]]
     """Algorithm -> network arguments; those of any algorithm stand under ''."""
-    unreached: Mapping[str, tuple[str, ...]]
+    passed: Mapping[str, tuple[str, ...]]
+    """The others, by `backend.network_args`."""
     missing: tuple[str, ...]
     """Algorithms of ours that this version does not have."""
     withheld: Mapping[str, str]
@@ -110,14 +108,7 @@ def audit(root: Path | None, python: str | None = None, table: Table | None = No
 
 def our_table() -> Table:
     """As render translates."""
-    if importlib.util.find_spec(TRANSLATION) is None:
-        return Table(lambda _: {}, {}, passes=False)
-    translation = importlib.import_module(TRANSLATION)
-
-    def unnamed(script: str) -> Mapping[str, str]:
-        return dict.fromkeys(translation.reached(script), "a setting")
-
-    return Table(getattr(translation, "settings_of", unnamed), translation.WITHHELD)
+    return Table(settings_of, withheld_of)
 
 
 def _script(root: Path | None, script: str, table: Table) -> ScriptAudit:
@@ -134,13 +125,14 @@ def sorted_out(parser: Parser, table: Table, changed: tuple[Difference, ...] = (
     settings = table.settings(parser.script)
     names = sorted(parser.arguments)
     reached = {name: settings[name] for name in names if name in settings}
-    withheld = {name: table.withheld[name] for name in names if name in table.withheld and name not in reached}
+    reasons = table.withheld(parser.script)
+    withheld = {name: reasons[name] for name in names if name in reasons and name not in reached}
     open_ = [parser.arguments[name] for name in names if name not in reached and name not in withheld]
     return ScriptAudit(
         script=parser.script,
         arguments=len(names),
         reached=reached,
-        passed=tuple(each.name for each in open_ if each.kind != "other" and table.passes),
+        passed=tuple(each.name for each in open_ if each.kind != "other"),
         withheld=withheld,
         undecided={each.name: each.note for each in open_ if each.kind == "other"},
         lacking=tuple(sorted(set(settings) - set(names))),
@@ -161,17 +153,17 @@ def _lycoris(root: Path | None, python: str | None) -> LycorisAudit | None:
 
 def lycoris_audit(lycoris: Lycoris) -> LycorisAudit:
     """Which of its network arguments our settings reach, by algorithm."""
-    reached, unreached = {}, {}
+    reached, passed = {}, {}
     for algorithm, names in lycoris.algorithms.items():
         ours = _our_arguments(algorithm)
         offered = [name for name in names if name not in OLD_NAMES]
         reached[algorithm] = tuple(name for name in offered if name in ours)
-        unreached[algorithm] = tuple(name for name in offered if name not in ours)
+        passed[algorithm] = tuple(name for name in offered if name not in ours)
     taken = {name for names in lycoris.algorithms.values() for name in names}
     old = {name: reason for name, reason in OLD_NAMES.items() if name in taken}
     missing = tuple(each.value for each in Algorithm if their_name(each) not in lycoris.algorithms)
     changed = tuple(load().lycoris.differences(lycoris))
-    return LycorisAudit(lycoris.version, reached, unreached, missing, old, changed)
+    return LycorisAudit(lycoris.version, reached, passed, missing, old, changed)
 
 
 def their_name(algorithm: Algorithm) -> str:
@@ -228,7 +220,7 @@ def _lycoris_json(found: LycorisAudit) -> dict[str, Any]:
     return {
         "version": found.version,
         "reached": {name or "any": list(taken) for name, taken in found.reached.items()},
-        "unreached": {name or "any": list(taken) for name, taken in found.unreached.items()},
+        "network_args": {name or "any": list(taken) for name, taken in found.passed.items()},
         "missing": list(found.missing),
         "withheld": dict(found.withheld),
         "differences": list(found.differences),
@@ -253,8 +245,7 @@ def _head(found: Audit) -> str:
     where = str(found.root) if found.root else "the audited version (no checkout: --root, or SD_SCRIPTS_ROOT)"
     version = f"sd-scripts {found.version or '(version unknown)'} {found.commit[:8] or '(no git checkout)'}"
     same = "" if found.commit == audited.commit else f"; audited: {audited.version} {audited.commit[:8]}"
-    nothing = not any(each.reached or each.passed for each in found.scripts)
-    return f"{version}{same}\n{where}\n" + ("Nothing renders for it yet: none of this can be set.\n" if nothing else "")
+    return f"{version}{same}\n{where}\n"
 
 
 COUNTS = ("script", "arguments", "reached", "backend.args", "withheld", "unclear", "parity", "new", "gone", "changed")
@@ -327,7 +318,7 @@ def _lycoris_lists(found: LycorisAudit | None) -> Iterator[tuple[str, list[tuple
         return
     title = f"lycoris-lora {found.version or '(version unknown)'}"
     yield f"{title}: network arguments by setting", [(k or "any", ", ".join(v)) for k, v in found.reached.items()]
-    unreached = [(name or "any", ", ".join(taken)) for name, taken in found.unreached.items() if taken]
-    yield f"{title}: not reached", unreached
+    passed = [(name or "any", ", ".join(taken)) for name, taken in found.passed.items() if taken]
+    yield f"{title}: by backend.network_args", passed
     yield f"{title}: lacks algorithms of ours", [("", ", ".join(found.missing))] if found.missing else []
     yield f"{title}: differs from {load().lycoris.version}", [("", words) for words in found.differences]

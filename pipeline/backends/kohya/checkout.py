@@ -10,14 +10,15 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.backends.kohya.ask import MODULE
 from pipeline.backends.kohya.interpreter import Environment, NoAnswerError, ask_environment
 from pipeline.errors import Problem
 from pipeline.machine import host
-from pipeline.records import Platform
+from pipeline.records import Checkout
 
 MARKS = ("train_network.py", "library/train_util.py")
 """Files that every checkout of sd-scripts has."""
@@ -37,45 +38,20 @@ INSIDE = ("bin/python", "venv/bin/python", ".venv/bin/python")
 """Where a folder that was given for an interpreter may have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class KohyaCheckout:
-    """The user's own sd-scripts, and what its interpreter can drive."""
-
-    root: Path
-    python: Path
-    """Absolute, but no link followed: a virtual environment is told by the path of its interpreter."""
-    commit: str
-    """Empty where there is no git folder."""
-    version: str
-    """Empty where nothing tells."""
-    platform: Platform
-    device_names: tuple[str, ...]
-    """One name a device; for a CPU its model name."""
-    memory_bytes: int
-    """Free memory of the smallest device; on a CPU the available memory of the machine."""
-    bf16: bool
-    """Every device multiplies bfloat16 in hardware."""
-    packages: Mapping[str, str]
-    """Versions by name: what is installed of the requirements and of what this project makes use of; torchvision and
-    bitsandbytes only where they can really be imported."""
-    broken: Mapping[str, str]
-    """Why an installed package (torchvision, bitsandbytes) can't be imported."""
-    torch_version: str
-    """With its build: 2.8.0+cu128."""
-    python_version: str
-
-
 def look_at_checkout(
-    root: Path, python: Path, *, seconds: float, dev: Path = Path("/dev")
-) -> tuple[KohyaCheckout | None, tuple[Problem, ...]]:
+    root: Path, python: Path, *, seconds: float, modules: Collection[str] = (), dev: Path = Path("/dev")
+) -> tuple[Checkout | None, tuple[Problem, ...]]:
     """The checkout, and what keeps it from being trained with; None where it or its interpreter can't be made out.
-    Takes `seconds` at the most, and a moment for the files; never raises for what a user has on the disk."""
+    `modules` are further ones that are asked for: `has_module` tells. Takes `seconds` at the most, and a moment for the
+    files; never raises for what a user has on the disk."""
     folder, program = _absolute(root), _program(python)
     problems = [*_root_problems(root, folder), *_python_problems(python, program)]
     if problems:
         return None, tuple(problems)
     try:
-        environment = ask_environment(program, folder, _names(folder), seconds=seconds, dev=dev)
+        environment = ask_environment(
+            program, folder, {*_names(folder), *map(_asked_module, modules)}, seconds=seconds, dev=dev
+        )
     except NoAnswerError as error:
         fix = error.fix or f"{program} -c 'import torch' shows it whole; or backend.python=FILE, another interpreter"
         return None, (Problem("backend.python", str(python), f"can't be asked what it has: {error}", fix),)
@@ -83,16 +59,43 @@ def look_at_checkout(
     return checkout, tuple(_package_problems(checkout))
 
 
-def pin_differences(checkout: KohyaCheckout) -> tuple[str, ...]:
+def has_module(checkout: Checkout, name: str) -> bool:
+    """Of a module that was asked for."""
+    return _asked_module(name) in checkout.packages
+
+
+def interpreter_in(root: Path) -> Path | None:
+    """The one of an environment inside of the checkout."""
+    return next((root / each for each in INSIDE[1:] if _has(root, each)), None)
+
+
+def root_problems(root: Path) -> Iterator[Problem]:
+    """What is wrong with a checkout's folder."""
+    yield from _root_problems(root, _absolute(root))
+
+
+def expanded(path: Path) -> Path:
+    """~ as a shell has it; ~nobody stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _asked_module(name: str) -> str:
+    return f"{MODULE}{name}"
+
+
+def pin_differences(checkout: Checkout) -> tuple[str, ...]:
     """In words, how what is installed differs from what the checkout's requirements.txt says."""
     found = (_difference(checkout, pin) for pin in _requirements(checkout.root))
     return tuple(words for words in found if words)
 
 
-def _checkout(root: Path, python: Path, environment: Environment) -> KohyaCheckout:
+def _checkout(root: Path, python: Path, environment: Environment) -> Checkout:
     devices = environment.devices
     commit = _commit(root)
-    return KohyaCheckout(
+    return Checkout(
         root=root,
         python=python,
         commit=commit,
@@ -190,7 +193,7 @@ def _target(path: Path) -> str:
         return ""
 
 
-def _package_problems(checkout: KohyaCheckout) -> Iterator[Problem]:
+def _package_problems(checkout: Checkout) -> Iterator[Problem]:
     """What no script starts without; the rest is told where a setting asks for it."""
     missing = [name for name in NEEDED if name not in checkout.packages and name not in checkout.broken]
     if missing:
@@ -325,7 +328,7 @@ def _names(root: Path) -> set[str]:
     return {*ASKED, *required, *same}
 
 
-def _difference(checkout: KohyaCheckout, requirement: _Requirement) -> str:
+def _difference(checkout: Checkout, requirement: _Requirement) -> str:
     name, pinned = requirement.name, requirement.pinned
     here = next((each for each in (name, *SAME_AS.get(name, ())) if each in checkout.packages), None)
     wants = f"this checkout pins {pinned}" if pinned else "this checkout asks for it"

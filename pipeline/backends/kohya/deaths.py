@@ -83,6 +83,18 @@ RAISED_SIGNS: tuple[Sign, ...] = (
         "install the torch for this device there, or hardware=cpu",
     ),
     make_sign(
+        r"impossible to decompose (?P<width>\d+) with factor (?P<rank>\d+) under BOFT",
+        Cause.UNKNOWN,
+        "BOFT can't cut a layer of width {width} into blocks of network.rank={rank}",
+        "network.rank=16",
+    ),
+    make_sign(
+        r"duplicated lora name: (?P<name>\w+)",
+        Cause.UNKNOWN,
+        "this preset of LyCORIS names a layer twice: {name}",
+        "leave backend.network_args.preset out: then the layers are named here",
+    ),
+    make_sign(
         r"No module named '(lycoris)[\w.]*'",
         Cause.MISSING_MODULE,
         "the environment of sd-scripts misses LyCORIS",

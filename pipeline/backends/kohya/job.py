@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.backends.kohya.cache_keeping import CachePart
 from pipeline.errors import UnreadableFile
 
 
@@ -23,9 +24,9 @@ class KohyaJob:
     steps: int
     """Optimizer updates of the whole run."""
     first_step: int
-    """What its own count begins at: 0, or the step of the state that it goes on from."""
-    counts_from_zero: bool
-    """Its progress bar shows steps of this start only (a script that can't skip to its state's step)."""
+    """Updates that were done before this start: 0, or the step of the state that it goes on from."""
+    counted_from: int
+    """What the script's own count begins at then, in scalars and in the names of files."""
     output_dir: str
     """Weights, states and samples appear here."""
     logging_dir: str
@@ -36,11 +37,15 @@ class KohyaJob:
     prompts: list[str]
     """Of the samples, in their order."""
     sample_seed: int
+    pictures: str = ""
+    """The file that names the pictures to train on; empty: nothing is known of their caches."""
+    caches: CachePart | None = None
+    """What the caches on the disk are made from; None: nothing is kept there."""
     expected: dict[str, str]
     """Metadata that the finished adapter must hold; empty for a whole checkpoint."""
 
     def to_toml(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -50,6 +55,7 @@ class KohyaJob:
             unknown = sorted(set(told) - {part.name for part in fields(cls)})
             if unknown:
                 raise KeyError(f"unknown keys {unknown}")
-            return cls(**told)
+            caches = told.pop("caches", None)
+            return cls(**told, caches=None if caches is None else CachePart(**caches))
         except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError) as error:
             raise UnreadableFile(f"{path} is not a job of the kohya backend: {error}") from error

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pipeline.backends.kohya.arguments import Argument, Parser
 from pipeline.backends.kohya.lycoris_arguments import Lycoris, lycoris_folder, read_lycoris
+from pipeline.backends.kohya.network_arguments import MODULES, read_network_arguments
 from pipeline.backends.kohya.parsers import read_parser
 from pipeline.errors import RunError, UnreadableFile
 from pipeline.files import write_text
@@ -48,6 +49,8 @@ class Manifest:
     """As its README names it."""
     parsers: Mapping[str, Parser]
     """By script."""
+    networks: Mapping[str, tuple[str, ...]]
+    """Network module -> the network_args that it knows."""
     lycoris: Lycoris
 
 
@@ -71,8 +74,9 @@ def load() -> Manifest:
                 arguments[script][name] = _restored(name, group["where"], parts)
     parsers = {script: Parser(script, named) for script, named in arguments.items()}
     algorithms = {name: tuple(taken) for name, taken in stored["lycoris"]["algorithms"].items()}
+    networks = {module: tuple(taken) for module, taken in stored["networks"].items()}
     lycoris = Lycoris(stored["lycoris"]["version"], algorithms)
-    return Manifest(stored["commit"], stored["version"], parsers, lycoris)
+    return Manifest(stored["commit"], stored["version"], parsers, networks, lycoris)
 
 
 def parser_for(root: Path | None, script: str) -> Parser:
@@ -83,6 +87,11 @@ def parser_for(root: Path | None, script: str) -> Parser:
     if script not in parsers:
         raise UnreadableFile(f"{script} is none of the scripts that are known: {', '.join(parsers)}")
     return parsers[script]
+
+
+def network_arguments_for(root: Path | None, module: str) -> tuple[str, ...]:
+    """Of the checkout where there is one, else of the audited version. Raises UnreadableFile."""
+    return load().networks[module] if root is None else read_network_arguments(root, module)
 
 
 def differences(audited: Parser, theirs: Parser) -> list[Difference]:
@@ -127,7 +136,8 @@ def manifest_of(root: Path, python: str | None) -> Manifest:
     if folder is None:
         raise UnreadableFile("lycoris-lora is not installed: there is nothing to read its algorithms from")
     parsers = {script: read_parser(root, script) for script in SCRIPTS}
-    return Manifest(commit_of(root), version_of(root), parsers, read_lycoris(folder))
+    networks = {module: read_network_arguments(root, module) for module in MODULES}
+    return Manifest(commit_of(root), version_of(root), parsers, networks, read_lycoris(folder))
 
 
 def stored(manifest: Manifest) -> str:
@@ -143,9 +153,11 @@ def stored(manifest: Manifest) -> str:
     told = [_group(where, scripts, lines) for (where, scripts), lines in groups.items()]
     head = {"commit": manifest.commit, "version": manifest.version, "scripts": list(manifest.parsers)}
     opening = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items())
+    networks = ",\n".join(f"   {json.dumps(name)}: {json.dumps(taken)}" for name, taken in manifest.networks.items())
+    networks = f' "networks": {{\n{networks}\n }},\n'
     lycoris = ",\n".join(f"   {json.dumps(name)}: {json.dumps(taken)}" for name, taken in algorithms_of(manifest))
     ending = f' "lycoris": {{"version": {json.dumps(manifest.lycoris.version)}, "algorithms": {{\n{lycoris}\n }}}}'
-    return f'{{\n{opening},\n "groups": [\n' + ",\n".join(told) + f"\n ],\n{ending}\n}}\n"
+    return f'{{\n{opening},\n "groups": [\n' + ",\n".join(told) + f"\n ],\n{networks}{ending}\n}}\n"
 
 
 def algorithms_of(manifest: Manifest) -> list[tuple[str, tuple[str, ...]]]:

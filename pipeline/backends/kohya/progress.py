@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.tensorboard import Scalar
+from pipeline.outcome import HELDOUT
 
+VALIDATION = "loss/validation/epoch_average"
 REDRAW_SECONDS = 30.0
 """Between two redraws of a bar in the log."""
 LONGEST_PIECE = 64 * 1024
@@ -209,18 +211,11 @@ class Steps:
     def number(self, counted: int) -> int:
         """The update of the whole run that the script counts as `counted`, in scalars and in names of files."""
         first = self._job.first_step
-        return max(first, first + counted - self._counted_before())
+        return max(first, first + counted - self._job.counted_from)
 
     def newest(self) -> int:
         """The update that the run has come to."""
         return max(self.last, self._job.first_step + (self._bar.done if self._bar else 0))
-
-    def _counted_before(self) -> int:
-        """What the script's own count begins at. Where it skips to its state's step, it forgets whole epochs: it
-        draws its bar for the updates up to its last, and so the bar's length tells."""
-        if self._job.counts_from_zero or not self._job.first_step:
-            return 0
-        return self._job.first_step if self._bar is None else self._job.steps - self._bar.total
 
     def _micro_batch(self, loss: float, call: dict[str, float]) -> Iterator[Step]:
         self._micro_losses.append(loss)
@@ -249,7 +244,10 @@ class Steps:
 
 
 def metric_name(tag: str) -> str:
-    """A name that MLflow takes: `lr/d*lr/unet` becomes `lr/d_times_lr/unet`."""
+    """A name that MLflow takes: `lr/d*lr/unet` becomes `lr/d_times_lr/unet`. The loss of the held-out pictures has the
+    name that it has everywhere."""
+    if tag == VALIDATION:
+        return HELDOUT
     return _REFUSED_IN_NAMES.sub("_", tag.replace("*", "_times_"))
 
 

@@ -99,17 +99,22 @@ class Modules:
         return self.find(name) or External(name)
 
 
-def parsed(path: Path, shown: str, name: str, *, is_package: bool = False) -> Module:
+def parsed_tree(path: Path, shown: str) -> ast.Module:
     """Raises UnreadableFile, with the line, for what is no Python."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UnreadableFile(f"{shown}: larger than any source file ({MAX_BYTES} bytes)")
         with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(path.read_bytes())
+            return ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise UnreadableFile(f"{shown}:{error.lineno or 1}: not Python: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableFile(f"{shown}:1: can't be read: {error}") from error
+
+
+def parsed(path: Path, shown: str, name: str, *, is_package: bool = False) -> Module:
+    """A module with its bindings. Raises UnreadableFile, with the line, for what is no Python."""
+    tree = parsed_tree(path, shown)
     module = Module(name, shown, is_package)
     module.stars = [each for each in tree.body if isinstance(each, ast.ImportFrom) and each.names[0].name == "*"]
     for bound, binding in bindings(tree.body, sure=True):

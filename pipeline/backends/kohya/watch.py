@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -34,10 +35,12 @@ PLAIN_OUTPUT = {"COLUMNS": "500", "PYTHONUNBUFFERED": "1"}
 """Where the job says nothing else: log lines are not wrapped, and come at once."""
 
 
-def watch(job: KohyaJob, journal: Journal, stops: Sequence[int], log: BinaryIO) -> int:
-    """Runs the command until its end, or until `stops` has a signal. Returns an exit code: the command's own (128 + n
-    where a signal n ended it or this), 1 for one that ended well without the weights that were asked for."""
+def watch(job: KohyaJob, journal: Journal, stops: list[int], log: BinaryIO) -> int:
+    """Runs the command until its end, until `stops` has a signal, or until the runner is gone. Returns an exit code:
+    the command's own (128 + n where a signal n ended it or this), 1 for one that ended well without the weights that
+    were asked for."""
     telling = Telling(job, journal, log)
+    runner = os.getppid()
     adopt_orphans()
     try:
         command = _start(job)
@@ -46,7 +49,7 @@ def watch(job: KohyaJob, journal: Journal, stops: Sequence[int], log: BinaryIO) 
         journal.write("failure", cause=Cause.BAD_FILE.value, message=f"sd-scripts can't be started: {error}", fix=fix)
         return NOT_STARTED
     try:
-        _follow(command, telling, stops)
+        _follow(command, telling, stops, runner)
     finally:
         end_all(command, politely=command.poll() is None)
     _drain(command, telling)
@@ -66,8 +69,9 @@ def _start(job: KohyaJob) -> subprocess.Popen[bytes]:
     )
 
 
-def _follow(command: subprocess.Popen[bytes], telling: Telling, stops: Sequence[int]) -> None:
-    """Until it is gone, somebody asks for its end, or its loss is no number."""
+def _follow(command: subprocess.Popen[bytes], telling: Telling, stops: list[int], runner: int) -> None:
+    """Until it is gone, somebody asks for its end, or its loss is no number. A runner that was killed asks too: nobody
+    would be there to end this."""
     assert command.stdout is not None
     os.set_blocking(command.stdout.fileno(), False)
     with selectors.DefaultSelector() as selector:
@@ -78,6 +82,8 @@ def _follow(command: subprocess.Popen[bytes], telling: Telling, stops: Sequence[
             elif selector.select(POLL_SECONDS) and not _read(command.stdout.fileno(), telling):
                 selector.unregister(command.stdout)  # closed by a command that goes on without it
             telling.look()
+            if os.getppid() != runner:
+                stops.append(signal.SIGTERM)
 
 
 def _read(output: int, telling: Telling) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import zipfile
 from collections.abc import Mapping
@@ -73,18 +74,24 @@ def differences(path: Path, expected: Mapping[str, str]) -> list[str]:
 
 
 def _value(text: str) -> object:
-    """Metadata are Python values as `str` writes them."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
+    """Metadata are Python values as `str` writes them, or objects of JSON."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
 
 
 def _same(wanted: object, found: object) -> bool:
+    if isinstance(wanted, list) and len(wanted) == 1 and not isinstance(found, list | tuple):
+        return _same(wanted[0], found)  # of a list of learning rates most networks take the first
     if isinstance(wanted, bool) or isinstance(found, bool):
         return wanted is found
     if isinstance(wanted, int | float) and isinstance(found, int | float):
         return math.isclose(wanted, found, rel_tol=1e-9)
+    if isinstance(wanted, dict) and isinstance(found, dict):  # network_args: sd-scripts adds some of its own
+        return all(name in found and _same(value, found[name]) for name, value in wanted.items())
     if isinstance(wanted, list | tuple) and isinstance(found, list | tuple):
         return len(wanted) == len(found) and all(_same(*pair) for pair in zip(wanted, found, strict=True))
     return wanted == found

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from pipeline.errors import Problem
-from pipeline.records import Checkpoint
+from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 
 DTYPES = ("fp16", "bf16", "fp32", "fp64")
 """Of stored weights that are plain numbers."""
 
 
-def native_problems(settings: Settings, checkpoint: Checkpoint) -> Iterator[Problem]:
-    """A problem for everything about the base model that this backend has no code for."""
+def native_problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    """A problem for everything that this backend has no code, or no package, for."""
+    yield from _optimizer_is_installed(settings)
+    if facts.checkpoint is not None:
+        yield from _model_problems(settings, facts.checkpoint)
+
+
+def _optimizer_is_installed(settings: Settings) -> Iterator[Problem]:
+    """Looks for the package without importing it: torch would take seconds."""
+    target = settings.optimizer.target
+    package = target.partition(".")[0]
+    if "." in target and package.isidentifier() and find_spec(package) is None:
+        fix = f"pip install {package.replace('_', '-')}, or optimizer=adamw"
+        yield Problem("optimizer.target", target, f"package {package} is not installed", fix)
+
+
+def _model_problems(settings: Settings, checkpoint: Checkpoint) -> Iterator[Problem]:
     model = settings.model
     if model.known.native is None:
         reason = f"backend=native can't train {model.known.title} yet: it trains Stable Diffusion 1 only"

@@ -1,4 +1,5 @@
-"""Writes the kinds of files that the real scripts leave to torch, safetensors, Pillow and TensorBoard."""
+"""Writes and reads the kinds of files that the real scripts leave to torch, safetensors, numpy, Pillow and
+TensorBoard."""
 
 import json
 import os
@@ -19,10 +20,38 @@ def write_weights(path, metadata):
         file.write(struct.pack("<Q", len(raw)) + raw + bytes(32))
 
 
-def write_torch_file(path):
+def write_torch_file(path, content=b""):
     """torch.save makes a zip."""
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/data.pkl", b"")
+        file.writestr("archive/data.pkl", content)
+
+
+def read_torch_file(path):
+    with zipfile.ZipFile(path) as file:
+        return file.read("archive/data.pkl")
+
+
+def write_arrays(path, arrays):
+    """As numpy.savez does: a zip with a .npy of bytes for each name."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in arrays.items():
+            head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({len(data)},), }}".ljust(117) + "\n"
+            file.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + data)
+
+
+def members_of(path):
+    """Names of the arrays; an archive that can't be read ends the script, as numpy's error does."""
+    if not os.path.exists(path):
+        return set()
+    with zipfile.ZipFile(path) as file:
+        return {name.removesuffix(".npy") for name in file.namelist()}
+
+
+def picture_size(path):
+    """Width and height of a PNG; None for anything else."""
+    with open(path, "rb") as file:
+        head = file.read(24)
+    return struct.unpack(">II", head[16:]) if head.startswith(b"\x89PNG") and len(head) == 24 else None
 
 
 def write_picture(path):

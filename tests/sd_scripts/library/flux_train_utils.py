@@ -5,6 +5,7 @@ def add_flux_train_arguments(parser):
     parser.add_argument("--clip_l", type=str)
     parser.add_argument("--t5xxl", type=str)
     parser.add_argument("--ae", type=str)
+    parser.add_argument("--controlnet_model_name_or_path", type=str)
     parser.add_argument("--t5xxl_max_token_length", type=int)
     parser.add_argument("--apply_t5_attn_mask", action="store_true")
     parser.add_argument("--guidance_scale", type=float, default=3.5)

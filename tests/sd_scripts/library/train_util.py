@@ -11,11 +11,12 @@ SAMPLERS = (
     "ddim", "pndm", "lms", "euler", "euler_a", "heun", "dpm_2", "dpm_2_a", "dpmsolver",
     "dpmsolver++", "dpmsingle", "k_lms", "k_euler", "k_euler_a", "k_dpm_2", "k_dpm_2_a",
 )  # fmt: skip
+INTERPOLATIONS = ["lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"]
 
 
-def log(message):
+def log(message, level="INFO"):
     """As its logger does: to stderr, with the level in front."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} INFO     {message}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level:<8} {message}", file=sys.stderr, flush=True)
 
 
 def int_or_float(value):
@@ -33,6 +34,21 @@ def add_sd_models_arguments(parser):
 
 def add_dataset_arguments(parser, support_dreambooth, support_caption, support_caption_dropout):
     parser.add_argument("--shuffle_caption", action="store_true")
+    parser.add_argument("--train_data_dir", type=str)
+    parser.add_argument("--cache_info", action="store_true")
+    parser.add_argument("--caption_separator", type=str, default=",")
+    parser.add_argument("--keep_tokens_separator", type=str, default="")
+    parser.add_argument("--secondary_separator", type=str)
+    parser.add_argument("--enable_wildcard", action="store_true")
+    parser.add_argument("--caption_prefix", type=str)
+    parser.add_argument("--caption_suffix", type=str)
+    parser.add_argument("--face_crop_aug_range", type=str)
+    parser.add_argument("--debug_dataset", action="store_true")
+    parser.add_argument("--resize_interpolation", type=str, choices=INTERPOLATIONS)
+    parser.add_argument("--token_warmup_min", type=int, default=1)
+    parser.add_argument("--token_warmup_step", type=float, default=0)
+    parser.add_argument("--alpha_mask", action="store_true")
+    parser.add_argument("--dataset_class", type=str)
     parser.add_argument("--caption_extension", type=str, default=".caption")
     parser.add_argument("--keep_tokens", type=int, default=0)
     parser.add_argument("--color_aug", action="store_true")
@@ -48,6 +64,11 @@ def add_dataset_arguments(parser, support_dreambooth, support_caption, support_c
     parser.add_argument("--max_bucket_reso", type=int, default=1024)
     parser.add_argument("--bucket_reso_steps", type=int, default=64)
     parser.add_argument("--bucket_no_upscale", action="store_true")
+    if support_dreambooth:
+        parser.add_argument("--reg_data_dir", type=str)
+    if support_caption:
+        parser.add_argument("--in_json", type=str)
+        parser.add_argument("--dataset_repeats", type=int, default=1)
     if support_caption_dropout:
         parser.add_argument("--caption_dropout_rate", type=float, default=0.0)
         parser.add_argument("--caption_dropout_every_n_epochs", type=int, default=0)
@@ -71,6 +92,8 @@ def add_training_arguments(parser, support_dreambooth):
     parser.add_argument("--train_batch_size", type=int, default=1)
     parser.add_argument("--max_token_length", type=int, choices=[None, 150, 225])
     parser.add_argument("--xformers", action="store_true")
+    parser.add_argument("--mem_eff_attn", action="store_true")
+    parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--sdpa", action="store_true")
     parser.add_argument("--vae", type=str)
     parser.add_argument("--max_train_steps", type=int, default=1600)
@@ -88,6 +111,13 @@ def add_training_arguments(parser, support_dreambooth):
     parser.add_argument("--logging_dir", type=str)
     parser.add_argument("--log_with", type=str, choices=["tensorboard", "wandb", "all"])
     parser.add_argument("--log_prefix", type=str)
+    parser.add_argument("--log_tracker_name", type=str)
+    parser.add_argument("--wandb_run_name", type=str)
+    parser.add_argument("--wandb_api_key", type=str)
+    parser.add_argument("--log_config", action="store_true")
+    parser.add_argument("--noise_offset_random_strength", action="store_true")
+    parser.add_argument("--ip_noise_gamma_random_strength", action="store_true")
+    parser.add_argument("--adaptive_noise_scale", type=float)
     parser.add_argument("--noise_offset", type=float)
     parser.add_argument("--multires_noise_iterations", type=int)
     parser.add_argument("--ip_noise_gamma", type=float)
@@ -96,6 +126,9 @@ def add_training_arguments(parser, support_dreambooth):
     parser.add_argument("--min_timestep", type=int)
     parser.add_argument("--max_timestep", type=int)
     parser.add_argument("--loss_type", type=str, choices=["l1", "l2", "huber", "smooth_l1"], default="l2")
+    parser.add_argument("--huber_schedule", type=str, choices=["constant", "exponential", "snr"], default="snr")
+    parser.add_argument("--huber_c", type=float, default=0.1)
+    parser.add_argument("--huber_scale", type=float, default=1.0)
     parser.add_argument("--lowram", action="store_true")
     parser.add_argument("--highvram", action="store_true")
     parser.add_argument("--sample_every_n_steps", type=int)
@@ -104,10 +137,15 @@ def add_training_arguments(parser, support_dreambooth):
     parser.add_argument("--sample_prompts", type=str)
     parser.add_argument("--sample_sampler", type=str, choices=SAMPLERS, default="ddim")
     parser.add_argument("--config_file", type=str)
+    parser.add_argument("--output_config", action="store_true")
+    if support_dreambooth:
+        parser.add_argument("--prior_loss_weight", type=float, default=1.0)
 
 
 def add_optimizer_arguments(parser):
     parser.add_argument("--optimizer_type", type=str, default="")
+    parser.add_argument("--use_8bit_adam", action="store_true")
+    parser.add_argument("--use_lion_optimizer", action="store_true")
     parser.add_argument("--learning_rate", type=float, default=2e-06)
     parser.add_argument("--max_grad_norm", type=float, default=1.0)
     parser.add_argument("--optimizer_args", type=str, nargs="*")
@@ -118,7 +156,14 @@ def add_optimizer_arguments(parser):
     parser.add_argument("--lr_decay_steps", type=int_or_float, default=0)
     parser.add_argument("--lr_scheduler_num_cycles", type=int, default=1)
     parser.add_argument("--lr_scheduler_power", type=float, default=1)
+    parser.add_argument("--lr_scheduler_timescale", type=int)
+    parser.add_argument("--lr_scheduler_min_lr_ratio", type=float)
     parser.add_argument("--fused_backward_pass", action="store_true")
+
+
+def add_masked_loss_arguments(parser):
+    parser.add_argument("--conditioning_data_dir", type=str)
+    parser.add_argument("--masked_loss", action="store_true")
 
 
 def add_dit_training_arguments(parser):
@@ -172,6 +217,14 @@ def get_epoch_ckpt_name(args, ext, epoch_no):
 
 def get_last_ckpt_name(args, ext):
     return args.output_name + ext
+
+
+def get_remove_step_no(args, step_no):
+    """0 is a number like any other here: with save_last_n_steps=0 only the newest stays."""
+    if args.save_last_n_steps is None:
+        return None
+    old = step_no - args.save_last_n_steps - 1
+    return old - old % args.save_every_n_steps
 
 
 def load_prompts(path):

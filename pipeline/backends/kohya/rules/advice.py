@@ -1,0 +1,58 @@
+"""What is done as it is written, and seldom meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pipeline.backends.kohya.asked import Asked
+from pipeline.backends.kohya.rules.reading import algorithm_of, is_on, number_of
+from pipeline.backends.kohya.rules.wording import line_of
+from pipeline.backends.kohya.scripts import NOISE
+
+WIDEST: Mapping[str, int] = {"locon": 64, "loha": 32}
+LOKR_FULL = 10_000
+
+
+def wide_networks(asked: Asked) -> Iterator[str]:
+    """LyCORIS' own guidelines: above these, runs end in NaN."""
+    algorithm, dim = algorithm_of(asked)[1], number_of(asked.value("network_dim"))
+    widest = WIDEST.get(algorithm)
+    if widest is not None and dim is not None and dim > widest:
+        told = f"{asked.key('network_dim')}={dim:g}: {algorithm} is unstable above {widest} and may end in NaN"
+        yield f"{told}; up to {asked.key('network_dim')}={widest} is usual"
+
+
+def strong_loha(asked: Asked) -> Iterator[str]:
+    """The product of two products is large as it is."""
+    dim, alpha = number_of(asked.value("network_dim")), number_of(asked.value("network_alpha"))
+    if algorithm_of(asked)[1] == "loha" and dim is not None and alpha is not None and alpha > dim / 2:
+        told = f"{asked.key('network_alpha')}={alpha:g}: more than half of {asked.key('network_dim')}={dim:g}"
+        yield f"{told} makes loha unstable; {asked.key('network_alpha')}={dim / 2:g} is usual"
+
+
+def full_lokr(asked: Asked) -> Iterator[str]:
+    """lycoris.modules.lokr trains a full matrix where the rank is no saving, and sets alpha to the rank."""
+    dim = number_of(asked.value("network_dim"))
+    if algorithm_of(asked)[1] == "lokr" and dim is not None and dim >= LOKR_FULL:
+        told = f"{asked.key('network_dim')}={dim:g}: lokr trains its second factor as a full matrix"
+        yield f"{told}, and takes no notice of {asked.key('network_alpha')}"
+
+
+def noise_on_noise(asked: Asked) -> Iterator[str]:
+    """sd-scripts does both."""
+    if asked.parser.script not in NOISE or not is_on(asked, "noise_offset"):
+        return
+    line = line_of(asked, "noise_offset")
+    if is_on(asked, "zero_terminal_snr"):
+        yield f"{line}: with zero terminal SNR a model learns dark and bright pictures as it is; an offset spoils that"
+    if is_on(asked, "multires_noise_iterations"):
+        yield f"{line}: multires_noise_iterations is meant for the same, and both are added"
+
+
+def unusual_terminal_snr(asked: Asked) -> Iterator[str]:
+    """A schedule that ends otherwise than the one that the model was made with."""
+    usual, asked_for = asked.settings.model.known.noise.zero_terminal_snr, is_on(asked, "zero_terminal_snr")
+    if asked.parser.script in NOISE and is_on(asked, "v_parameterization") and usual != asked_for:
+        has = "has" if usual else "has no"
+        told = f"{asked.key('zero_terminal_snr')}={str(asked_for).lower()}: {asked.settings.model.known.title}"
+        yield f"{told} {has} zero terminal SNR as far as is known; the wrong one gives grey or washed-out pictures"

@@ -1,0 +1,20 @@
+"""Scripts of sd-scripts, by what they train."""
+
+from __future__ import annotations
+
+SD = frozenset({"train_network.py", "fine_tune.py", "train_db.py"})
+SDXL = frozenset({"sdxl_train_network.py", "sdxl_train.py"})
+SD3 = frozenset({"sd3_train_network.py", "sd3_train.py"})
+FLUX = frozenset({"flux_train_network.py", "flux_train.py"})
+LUMINA = frozenset({"lumina_train_network.py", "lumina_train.py"})
+HUNYUAN = frozenset({"hunyuan_image_train_network.py"})
+ANIMA = frozenset({"anima_train_network.py", "anima_train.py"})
+NOISE = SD | SDXL
+"""They train models that predict noise or v."""
+FLOW = SD3 | FLUX | LUMINA | HUNYUAN | ANIMA
+ADAPTERS = frozenset(script for script in NOISE | FLOW if script.endswith("train_network.py"))
+CHECKPOINTS = (NOISE | FLOW) - ADAPTERS
+SD_CHECKPOINTS = SD & CHECKPOINTS
+EVERY = NOISE | FLOW
+DROPS_CACHED_CAPTIONS = ANIMA
+"""is_text_encoder_output_cacheable of library/train_util.py and its callers: the others refuse caption dropout."""

@@ -1,0 +1,40 @@
+"""The tokenizer of a Stable Diffusion 1 or XL where sd-scripts looks for it before it asks the hub: in a folder under
+the hub's name, with _ for / (`_load_tokenizer`, library/strategy_base.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.records import Plan
+
+NAMES = {
+    **dict.fromkeys(("train_network.py", "fine_tune.py"), ("openai_clip-vit-large-patch14",)),
+    **dict.fromkeys(
+        ("sdxl_train_network.py", "sdxl_train.py"),
+        ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+    ),
+}
+"""XL's second tokenizer has the same vocabulary, and gets its padding from the script (library/strategy_sdxl.py)."""
+V2_NAME = "stabilityai_stable-diffusion-2"
+
+
+def tokenizer_links(plan: Plan, script: str, folder: Path) -> Path | None:
+    """The folder of links, made where the tokenizer is here: named, or inside of the model; else None, and sd-scripts
+    asks the hub's cache, then the hub."""
+    source, names = _source(plan), NAMES.get(script, ())
+    if source is None or not names or "tokenizer_cache_dir" in plan.settings.backend.args:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (V2_NAME,) if plan.settings.model.known.kohya.arguments.get("v2") else names:
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+    return folder
+
+
+def _source(plan: Plan) -> Path | None:
+    """CLIPTokenizer, the slow one that sd-scripts loads, reads vocab.json and merges.txt."""
+    named, model = plan.settings.model.tokenizer, plan.checkpoint.path
+    folder = Path(named) if named else (model if model.is_dir() else model.parent) / "tokenizer"
+    is_whole = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+    return folder.absolute() if is_whole else None

@@ -1,0 +1,640 @@
+"""What is rendered for sd-scripts, part by part, without running any of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shlex
+import sys
+import tomllib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.backends.kohya.buckets import batches_per_epoch, bucket_limits_px, bucket_sides, nearest_side, own_side
+from pipeline.backends.kohya.dataset_file import dataset_table, link_heldout, metadata_text
+from pipeline.backends.kohya.job import KohyaJob
+from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
+from pipeline.backends.kohya.look import look_for_trainer
+from pipeline.backends.kohya.lycoris_arguments import OF_THE_NETWORK
+from pipeline.backends.kohya.manifest import differences as changed_arguments
+from pipeline.backends.kohya.manifest import load
+from pipeline.backends.kohya.network import NetworkPart, lycoris_preset, network_part
+from pipeline.backends.kohya.parsers import read_parser
+from pipeline.backends.kohya.prompts import prompts_text
+from pipeline.backends.kohya.render import render
+from pipeline.backends.kohya.resuming import Resumed, goes_on_from
+from pipeline.backends.kohya.support import kohya_problems
+from pipeline.backends.kohya.tokenizers import tokenizer_links
+from pipeline.backends.kohya.translation import DEFAULTS, settings_of
+from pipeline.backends.kohya.written import LAST_OF_STATE, differences
+from pipeline.dataset.picture import read_picture
+from pipeline.errors import InvalidSettings, Problem
+from pipeline.journal import Journal
+from pipeline.records import Dataset, Machine, Picture, Plan
+from pipeline.resume import checkpoints
+from pipeline.settings import PROJECT, Algorithm
+from tests import given
+
+FILE = Path("/models/model.safetensors")
+
+
+def plan_of(
+    *words: str,
+    model: str = "sd15",
+    machine: Machine = given.CARD,
+    dataset: Dataset | None = None,
+    prompts: tuple[str, ...] = ("a cat", "a dog"),
+    path: Path = FILE,
+    steps: int = 12,
+) -> Plan:
+    """Twenty-four pictures in batches of four make six updates an epoch."""
+    typed = ("data=folder", "data.dir=pictures", f"model.path={path}", "train.batch_size=4")
+    settings = given.settings("backend=kohya", f"model={model}", *typed, *words)
+    return Plan(
+        settings=settings,
+        machine=machine,
+        checkpoint=replace(given.CHECKPOINT, path=path, layout="single_file"),
+        dataset=dataset or given.dataset(),
+        precision="bf16" if machine.bf16 else "fp32",
+        num_processes=settings.hardware.num_processes,
+        steps=steps,
+        warmup_steps=1,
+        sample_prompts=prompts,
+        fingerprint="f",
+    )
+
+
+def told(run_dir: Path, name: str = "train.toml") -> dict[str, Any]:
+    return tomllib.loads((run_dir / "job" / name).read_text())
+
+
+# ------------------------------------------------------------------------------------------------------------ buckets
+# The sides and the choices are those of sd-scripts' own BucketManager (48d368f).
+
+SIZES = [(512, 512), (600, 400), (400, 600), (1920, 1080), (3000, 200), (64, 64), (768, 512), (513, 512), (1000, 999)]
+
+
+@pytest.mark.parametrize(
+    ("resolution_px", "step_px", "count", "first", "chosen"),
+    [
+        (512, 64, 17, (256, 832), "512x512 640x384 384x640 640x384 1024x256 512x512 640x384 512x512 512x512"),
+        (768, 64, 25, (384, 1344), "768x768 896x640 640x896 1024x576 1536x384 768x768 896x640 768x768 768x768"),
+        (
+            1024,
+            32,
+            65,
+            (512, 1952),
+            "1024x1024 1248x832 832x1248 1344x768 2048x512 1024x1024 1248x832 1024x1024 1024x1024",
+        ),
+        (
+            1024,
+            16,
+            129,
+            (512, 2000),
+            "1024x1024 1248x832 832x1248 1360x768 2048x512 1024x1024 1248x832 1024x1024 1024x1024",
+        ),
+        (64, 64, 1, (64, 64), " ".join(["64x64"] * 9)),
+    ],
+)
+def test_buckets_are_those_of_sd_scripts(
+    resolution_px: int, step_px: int, count: int, first: tuple[int, int], chosen: str
+) -> None:
+    sides = bucket_sides(resolution_px, step_px)
+    assert (len(sides), sides[0]) == (count, first)
+    assert " ".join("{}x{}".format(*nearest_side(sides, *size)) for size in SIZES) == chosen
+
+
+@pytest.mark.parametrize(
+    ("resolution_px", "step_px", "chosen"),
+    [
+        (512, 64, "512x512 576x384 384x576 640x384 1280x128 64x64 576x384 512x512 512x512"),
+        (768, 64, "512x512 576x384 384x576 1024x576 1920x192 64x64 768x512 512x512 768x768"),
+        (1024, 32, "512x512 576x384 384x576 1344x768 2976x288 64x64 768x512 512x512 992x992"),
+        (1024, 16, "512x512 592x400 400x592 1360x768 2992x288 64x64 768x512 512x512 992x992"),
+    ],
+)
+def test_buckets_without_enlarging(resolution_px: int, step_px: int, chosen: str) -> None:
+    sizes = [*SIZES[:4], (3000, 300), *SIZES[5:]]
+    sides = [own_side(*size, resolution_px=resolution_px, step_px=step_px) for size in sizes]
+    assert " ".join("{}x{}".format(*side) for side in sides) == chosen
+
+
+@pytest.mark.parametrize(
+    ("resolution_px", "step_px", "limits"),
+    [(512, 64, (256, 1024)), (320, 64, (128, 640)), (96, 64, (64, 192)), (64, 64, (64, 128)), (1000, 8, (496, 2000))],
+)
+def test_limits_of_the_buckets_are_whole_steps(resolution_px: int, step_px: int, limits: tuple[int, int]) -> None:
+    assert bucket_limits_px(resolution_px, step_px) == limits
+
+
+def test_a_bucket_ends_with_a_smaller_batch() -> None:
+    sizes = [(64, 64)] * 5 + [(128, 64)] * 3 + [(640, 320)]  # two squares' batches, two of wide ones or one of each
+    pictures = [Picture(Path(f"{n}.png"), "", *size, str(n)) for n, size in enumerate(sizes)]
+    asked: dict[str, Any] = {"resolution_px": 512, "step_px": 64, "batch_size": 4}
+    assert batches_per_epoch(pictures, **asked) == 2 + 1
+    assert batches_per_epoch(pictures, **asked, no_upscale=True) == 2 + 1 + 1
+
+
+# ----------------------------------------------------------------------------------------------------------- going on
+
+
+def resumed(step: int = 8, *, skips: bool = True, accumulation_steps: int = 1, num_processes: int = 1) -> Resumed:
+    return goes_on_from(
+        Path("/run/state"),
+        step,
+        steps=12,
+        updates_per_epoch=6,
+        accumulation_steps=accumulation_steps,
+        skips=skips,
+        num_processes=num_processes,
+    )
+
+
+COSINE: dict[str, Any] = {"lr_scheduler": "cosine", "lr_warmup_steps": 1, "max_train_steps": 12}
+
+
+def test_what_is_left_is_counted_on_from_the_place_in_the_epoch() -> None:
+    changed = resumed(8).changed(COSINE)
+    assert (changed["initial_step"], changed["skip_until_initial_step"], changed["max_train_steps"]) == (2, True, 6)
+    assert changed["resume"] == "/run/state"
+    assert changed["training_comment"] == "goes on from step 8 of 12"
+    changed = resumed(6).changed(COSINE | {"training_comment": "mine"})
+    assert (changed["initial_step"], changed["max_train_steps"], changed["training_comment"]) == (0, 6, "mine")
+
+
+def test_with_accumulation_the_epoch_is_begun_anew() -> None:
+    changed = resumed(8, accumulation_steps=2).changed(COSINE)
+    assert (changed["initial_step"], changed["max_train_steps"]) == (0, 4)
+
+
+def test_a_script_that_can_not_be_told_where_to_begin() -> None:
+    changed = resumed(8, skips=False).changed(COSINE)
+    assert changed["max_train_steps"] == 4
+    assert not {"initial_step", "skip_until_initial_step", "training_comment"} & set(changed)
+
+
+@pytest.mark.parametrize(
+    ("values", "function", "arguments"),
+    [
+        ({"lr_scheduler": "cosine"}, "get_cosine_schedule_with_warmup", []),
+        ({"lr_scheduler": "linear"}, "get_linear_schedule_with_warmup", []),
+        (
+            {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 3},
+            "get_cosine_with_hard_restarts_schedule_with_warmup",
+            ["num_cycles=3"],
+        ),
+    ],
+)
+def test_a_curve_keeps_its_length(values: dict[str, Any], function: str, arguments: list[str]) -> None:
+    """accelerate steps a scheduler once a process."""
+    changed = resumed(num_processes=2).changed(COSINE | {"lr_warmup_steps": 4} | values)
+    assert changed["lr_scheduler_type"] == f"transformers.optimization.{function}"
+    assert changed["lr_scheduler_args"] == ["num_warmup_steps=4", "num_training_steps=24", *arguments]
+    assert changed["lr_warmup_steps"] == 0
+    assert not {"lr_scheduler", "lr_scheduler_num_cycles"} & set(changed)
+    assert all(ast.literal_eval(each.split("=")[1]) for each in changed["lr_scheduler_args"])
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "constant_with_warmup"])
+def test_a_curve_without_a_length_stays(scheduler: str) -> None:
+    changed = resumed().changed(COSINE | {"lr_scheduler": scheduler})
+    assert (changed["lr_scheduler"], changed["lr_warmup_steps"]) == (scheduler, 1)
+    assert "lr_scheduler_type" not in changed
+
+
+def test_samples_of_a_start_that_goes_on() -> None:
+    of_the_end = resumed(8).changed(COSINE | {"sample_at_first": True, "sample_every_n_steps": 12})
+    assert (of_the_end["sample_at_first"], of_the_end["sample_every_n_steps"]) == (False, 6)
+    on_the_way = resumed(8).changed(COSINE | {"sample_at_first": True, "sample_every_n_steps": 3})
+    assert on_the_way["sample_every_n_steps"] == 3
+    assert "sample_at_first" not in resumed(8).changed(COSINE)
+
+
+def state_of(run_dir: Path, step: int, *, whole: bool = True) -> Path:
+    """A state that the journal tells of."""
+    folder = run_dir / "weights" / f"style-step{step:08d}-state"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.bin").write_bytes(b"x")
+    if whole:
+        with zipfile.ZipFile(folder / LAST_OF_STATE, "w") as file:
+            file.writestr("data", b"")
+    journal = Journal(run_dir)
+    journal.write("checkpoint", step=step, path=str(folder.relative_to(run_dir)))
+    journal.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step", "every_steps", "epochs"),
+    [(0, 0, 2), (0, 6, 1), (4, 0, 2), (6, 0, 1), (8, 0, 1), (8, 6, 1), (8, 1, 1)],
+)
+def test_the_last_epoch_is_measured_also_of_a_start_that_goes_on(
+    tmp_path: Path, step: int, every_steps: int, epochs: int
+) -> None:
+    """It counts its epochs anew: from step 8 on, in the second epoch, it has only one."""
+    if step:
+        state_of(tmp_path, step)
+    render(plan_of(f"train.heldout_every_steps={every_steps}"), tmp_path)
+    assert told(tmp_path)["validate_every_n_epochs"] == epochs
+
+
+def test_it_goes_on_from_the_newest_whole_state_that_leaves_something_to_do(tmp_path: Path) -> None:
+    state = state_of(tmp_path, 4)
+    state_of(tmp_path, 8, whole=False)
+    state_of(tmp_path, 12)
+    job = render(plan_of(), tmp_path)
+    assert (job.resume_step, told(tmp_path)["resume"]) == (4, str(state))
+    assert told(tmp_path)["output_dir"] == str(tmp_path / "weights" / "from-00000004")
+    watched = KohyaJob.read(tmp_path / "job" / "watch.toml")
+    assert (watched.first_step, watched.counted_from, watched.steps) == (4, 4, 12)
+    assert watched.expected["ss_max_train_steps"] == watched.expected["ss_steps"] == "12"
+    assert watched.finished == str(tmp_path / "weights" / "from-00000004" / "style-sd15.safetensors")
+
+
+def test_checkpoints_are_what_the_journal_tells_and_what_native_writes(tmp_path: Path) -> None:
+    told_of = [state_of(tmp_path, step) for step in (2, 10)]
+    gone = state_of(tmp_path, 6)
+    gone.rename(tmp_path / "gone")
+    for name in ("step-000004", "step-000008.part", "mine"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    native = tmp_path / "checkpoints" / "step-000004"
+    assert checkpoints(tmp_path) == [(10, told_of[1]), (4, native), (2, told_of[0])]
+    assert checkpoints(tmp_path / "nowhere") == []
+
+
+# ------------------------------------------------------------------------------------------------------------ network
+
+
+def part_of(*words: str, model: str = "sd15") -> NetworkPart:
+    part = network_part(plan_of(*words, model=model).settings)
+    assert part is not None
+    return part
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "flux_dev"])
+def test_every_algorithm(model: str) -> None:
+    """By a module of sd-scripts that takes what it is given, or by LyCORIS with an algorithm that it has."""
+    settings, manifest = plan_of("network=locon", model=model).settings, load()
+    assert settings.network is not None
+    for algorithm in set(Algorithm) - {Algorithm.tlora}:  # younger than the audited LyCORIS
+        part = network_part(replace(settings, network=replace(settings.network, algo=algorithm)))
+        assert part is not None
+        if part.module == "lycoris.kohya":
+            known = {*manifest.lycoris.algorithms[OF_THE_NETWORK], *manifest.lycoris.algorithms[part.args["algo"]]}
+        else:
+            assert algorithm in (Algorithm.lora, Algorithm.locon)
+            known = {*manifest.networks[part.module]}
+        assert set(part.args) <= known, algorithm
+        assert (part.dim is None) == (part.alpha is None) == (algorithm in (Algorithm.full, Algorithm.ia3))
+        assert [line.split("=", 1)[0] for line in part.lines()] == list(part.args)
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "lines"),
+    [
+        (("network=lora",), "networks.lora", []),
+        (
+            ("network=locon", "network.conv_rank=8", "network.conv_alpha=4"),
+            "networks.lora",
+            ["conv_dim=8", "conv_alpha=4.0"],
+        ),
+        (
+            ("network=locon", "network.conv_rank=8", "network.conv_alpha=4", "+network.args.use_tucker=true"),
+            "lycoris.kohya",
+            ["algo=locon", "preset=lycoris.toml", "conv_dim=8", "conv_alpha=4.0", "use_tucker=True"],
+        ),
+        (
+            ("network=dora", "network.conv_rank=0", "+network.args={wd_on_out: false}"),
+            "lycoris.kohya",
+            ["algo=locon", "preset=lycoris.toml", "dora_wd=True", "wd_on_output=False"],
+        ),
+        (("network=ia3",), "lycoris.kohya", ["algo=ia3", "preset=lycoris.toml"]),
+        (("network=full", "network.conv_rank=0"), "lycoris.kohya", ["algo=full", "preset=lycoris.toml"]),
+        (
+            ("network=lokr", "network.conv_rank=0", "+network.args={factor: 8, decompose_both: false}"),
+            "lycoris.kohya",
+            ["algo=lokr", "preset=lycoris.toml", "factor=8"],
+        ),
+        (
+            ("network=lora", "+backend.network_args={down_lr_weight: [0, 0.5, 1]}"),
+            "networks.lora",
+            ["down_lr_weight=0,0.5,1"],
+        ),
+        (
+            ("network=loha", "network.conv_rank=0", "+backend.network_args={preset: full}"),
+            "lycoris.kohya",
+            ["algo=loha", "preset=full"],
+        ),
+    ],
+)
+def test_an_adapter_in_their_words(words: tuple[str, ...], module: str, lines: list[str]) -> None:
+    part = part_of(*words)
+    assert (part.module, part.lines()) == (module, lines)
+
+
+def test_which_layers_lycoris_adapts(tmp_path: Path) -> None:
+    """Of a UNet those that networks.lora does, by a file of ours, unless the user has another."""
+    render(plan_of("network=loha", "network.conv_rank=8"), tmp_path)
+    preset = tmp_path / "job" / "lycoris.toml"
+    assert f"preset={preset}" in told(tmp_path)["network_args"]
+    layers = tomllib.loads(preset.read_text())
+    assert layers["enable_conv"]
+    assert "ResnetBlock2D" in layers["unet_target_module"]
+    assert KohyaJob.read(tmp_path / "job" / "watch.toml").expected["ss_network_args"].count(str(preset)) == 1
+    plain = lycoris_preset(plan_of("network=loha", "network.conv_rank=0").settings)
+    assert plain is not None
+    assert (plain["enable_conv"], plain["unet_target_module"]) == (False, ["Transformer2DModel"])
+    assert part_of("network=loha", model="flux_dev").args["preset"] == "attn-mlp"
+    for words in (("network=lora",), ("network=loha", "+backend.network_args={preset: full}")):
+        assert lycoris_preset(plan_of(*words).settings) is None
+
+
+def test_a_checkpoint_has_no_adapter() -> None:
+    assert network_part(plan_of("mode=finetune").settings) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "is_same"), [("0.0001", True), ("[0.0001]", True), ("0.0002", False), ("None", False)]
+)
+def test_of_a_list_of_rates_a_network_may_take_the_first(tmp_path: Path, found: str, is_same: bool) -> None:
+    """networks.lora and LyCORIS do, lora_flux takes the list; both say so in the metadata."""
+    render(plan_of("mode.text_encoder_lr=1e-4"), tmp_path)
+    assert told(tmp_path)["text_encoder_lr"] == [0.0001]
+    expected = KohyaJob.read(tmp_path / "job" / "watch.toml").expected["ss_text_encoder_lr"]
+    weights = given.safetensors(
+        tmp_path / "x.safetensors", {"a": ("F32", (1,))}, metadata={"ss_text_encoder_lr": found}
+    )
+    assert (differences(weights, {"ss_text_encoder_lr": expected}) == []) is is_same
+
+
+# ------------------------------------------------------------------------------------------------------------ prompts
+
+
+def prompts(*words: str, model: str = "sd15", texts: tuple[str, ...] = ("a cat", "ein Hund --d 7 ü")) -> list[Any]:
+    return list(json.loads(prompts_text(plan_of(*words, model=model, prompts=texts))))
+
+
+def test_prompts_are_objects_that_no_sign_can_break() -> None:
+    first, second = prompts("sample.seed=7", "sample.negative_prompt=blurry", "train.resolution_px=512")
+    assert first == {
+        **{"prompt": "a cat", "negative_prompt": "blurry", "width": 512, "height": 512},
+        **{"sample_steps": 25, "scale": 7.0, "seed": 7},
+    }
+    assert (second["prompt"], second["seed"]) == ("ein Hund --d 7 ü", 8)
+
+
+def test_guidance_is_called_what_the_model_takes() -> None:
+    flux, chroma = (prompts("sample.guidance_scale=4", model=model)[0] for model in ("flux_dev", "chroma"))
+    assert (flux["guidance_scale"], "scale" in flux) == (4.0, False)
+    assert (chroma["scale"], chroma["guidance_scale"]) == (4.0, 0.0)
+    assert "negative_prompt" not in prompts("sample.negative_prompt=''")[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
+    picture = Picture(Path("/p/ü.png"), "two\n lines,\tone", 64, 48, "d" * 64)
+    dataset = Dataset("mine", Path("/p"), (picture,), (), "x")
+    row = {"image_path": "/p/ü.png", "image_size": [64, 48], "digest": "d" * 64}
+    for words, name in (
+        (("train.shuffle_tags=true",), "tags"),
+        (("train.shuffle_tags=false",), "caption"),
+        (("train.shuffle_tags=true", "+backend.args.enable_wildcard=true"), "caption"),
+    ):
+        (line,) = metadata_text(plan_of(*words, dataset=dataset)).splitlines()
+        assert json.loads(line) == row | {name: "two lines, one"}
+
+
+def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
+    plan = plan_of(
+        "train.resolution_px=768", "train.shuffle_tags=true", "train.keep_tags=2", "train.caption_dropout=0.5"
+    )
+    table = dataset_table(plan, Path("/run/pictures.jsonl"), Path("/run/heldout"))
+    assert table["general"] == {
+        **{"resolution": 768, "enable_bucket": True, "bucket_reso_steps": 64},
+        **{"min_bucket_reso": 384, "max_bucket_reso": 1536},
+    }
+    train, validation = table["datasets"]
+    assert train == {
+        "batch_size": 4,
+        "subsets": [
+            {
+                **{"metadata_file": "/run/pictures.jsonl", "num_repeats": 1, "shuffle_caption": True},
+                **{"keep_tokens": 2, "caption_dropout_rate": 0.5},
+            }
+        ],
+    }
+    assert (validation["validation_split"], validation["validation_seed"], validation["batch_size"]) == (1.0, 0, 1)
+    assert len(dataset_table(plan, Path("/run/pictures.jsonl"), None)["datasets"]) == 1
+
+
+def test_held_out_pictures_are_links_that_sd_scripts_finds(tmp_path: Path) -> None:
+    names = ("a/1.tif", "b/1.JPG", "1.png", "1.gif")
+    files = [given.picture(tmp_path / name, None) if "png" in name else touched(tmp_path / name) for name in names]
+    held = [Picture(file, f"caption\n{n}", 6, 4, str(n)) for n, file in enumerate(files)]
+    folder = tmp_path / "heldout"
+    link_heldout(folder, held)
+    assert [path.name for path in sorted(folder.glob("*.[!t]*"))] == [
+        "00000.png",
+        "00001.jpg",
+        "00002.png",
+        "00003.png",
+    ]
+    assert [path.resolve() for path in sorted(folder.glob("*.[!t]*"))] == files
+    assert (folder / "00001.txt").read_text() == "caption 1\n"
+    (folder / "00003_0006x0004_sd.npz").touch()
+    link_heldout(folder, held[:1])
+    assert {path.name for path in folder.iterdir()} == {"00000.png", "00000.txt"}
+    assert all(file.exists() for file in files)
+
+
+def touched(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_pictures_that_a_viewer_turns_are_refused(tmp_path: Path) -> None:
+    paths = [given.picture(tmp_path / f"{number}.jpg") for number in range(5)]
+    for path, orientation in zip(paths, (1, 3, 6, 6, 8), strict=True):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        with Image.open(path) as image:
+            image.load()
+            image.save(path, exif=exif)
+    read = [read_picture(path, ".txt") for path in paths]
+    pictures = tuple(each for each in read if isinstance(each, Picture))
+    assert [(each.width_px, each.height_px) for each in pictures] == [(6, 4), (6, 4), (4, 6), (4, 6), (4, 6)]
+    (problem,) = problems(Dataset("mine", tmp_path, pictures[:4], pictures[4:], "x"), "data.dir")
+    assert problem.reason.startswith(
+        "4 pictures are stored turned (EXIF), and sd-scripts would train on them as stored"
+    )
+    assert f"{paths[1]}, {paths[2]}, {paths[3]} ... and 1 more" in problem.reason
+    assert "exiftran" in problem.fix
+    assert not problems(Dataset("mine", tmp_path, pictures[:1], (), "x"), "data.dir")
+
+
+def problems(dataset: Dataset, key: str, *words: str) -> list[Problem]:
+    plan = plan_of(*words)
+    facts = given.facts(machine=given.CARD, checkpoint=plan.checkpoint, dataset=dataset)
+    return [problem for problem in kohya_problems(plan.settings, facts) if problem.key == key]
+
+
+# --------------------------------------------------------------------------------------------------------- tokenizers
+
+
+def tokenizer(folder: Path) -> Path:
+    for name in ("vocab.json", "merges.txt"):
+        touched(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "script", "names"),
+    [
+        ("sd15", "train_network.py", {"openai_clip-vit-large-patch14"}),
+        ("sd15", "fine_tune.py", {"openai_clip-vit-large-patch14"}),
+        ("sd2", "train_network.py", {"stabilityai_stable-diffusion-2"}),
+        (
+            "sdxl",
+            "sdxl_train_network.py",
+            {"openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"},
+        ),
+    ],
+)
+def test_a_tokenizer_beside_the_model_is_linked(tmp_path: Path, model: str, script: str, names: set[str]) -> None:
+    source = tokenizer(tmp_path / "tokenizer")
+    plan = plan_of(model=model, path=tmp_path / "model.safetensors")
+    for _ in range(2):  # a folder that is there already
+        folder = tokenizer_links(plan, script, tmp_path / "links")
+        assert folder == tmp_path / "links"
+        assert {path.name: path.resolve() for path in folder.iterdir()} == dict.fromkeys(names, source)
+
+
+def test_a_tokenizer_of_a_folder_and_one_that_is_named(tmp_path: Path) -> None:
+    inside = tokenizer(tmp_path / "model" / "tokenizer")
+    folder = tokenizer_links(plan_of(path=tmp_path / "model"), "train_network.py", tmp_path / "links")
+    assert folder is not None
+    assert [path.resolve() for path in folder.iterdir()] == [inside]
+    named = tokenizer(tmp_path / "named")
+    plan = plan_of(f"model.tokenizer={named}", path=tmp_path / "model")
+    folder = tokenizer_links(plan, "train_network.py", tmp_path / "links")
+    assert folder is not None
+    assert [path.resolve() for path in folder.iterdir()] == [named]
+
+
+def test_no_tokenizer_is_linked_where_there_is_none(tmp_path: Path) -> None:
+    touched(tmp_path / "tokenizer" / "vocab.json")  # half of one
+    path = tmp_path / "model.safetensors"
+    assert tokenizer_links(plan_of(path=path), "train_network.py", tmp_path / "links") is None
+    tokenizer(tmp_path / "tokenizer")
+    passed = plan_of("+backend.args.tokenizer_cache_dir=/mine", path=path)
+    assert tokenizer_links(passed, "train_network.py", tmp_path / "links") is None
+    assert tokenizer_links(plan_of(model="flux_dev", path=path), "flux_train_network.py", tmp_path / "links") is None
+
+
+# ------------------------------------------------------------------------------------------------------------- launch
+
+
+@pytest.mark.parametrize(
+    ("platform", "processes", "kind", "threads"),
+    [
+        ("cpu", 1, "NO", 8),
+        ("cpu", 2, "MULTI_CPU", 4),
+        ("cuda", 3, "MULTI_GPU", 2),
+        ("rocm", 2, "MULTI_GPU", 4),
+        ("xpu", 16, "MULTI_XPU", 1),
+    ],
+)
+def test_how_processes_are_started(platform: Any, processes: int, kind: str, threads: int) -> None:
+    plan = plan_of(f"hardware.num_processes={processes}", machine=replace(given.CARD, platform=platform))
+    answers = dict(line.split(": ", 1) for line in accelerate_config(plan).splitlines())
+    assert json.loads(answers["distributed_type"]) == kind
+    assert answers["num_processes"] == str(processes)
+    assert answers["use_cpu"] == json.dumps(platform == "cpu")
+    assert json.loads(answers["mixed_precision"]) == "bf16"
+    argv = launch_argv(plan, "python", Path("/c.yaml"), "x.py", Path("/t.toml"))
+    assert argv[:5] == ["python", "-m", "accelerate.commands.launch", "--config_file", "/c.yaml"]
+    assert argv[5:7] == ["--num_cpu_threads_per_process", str(threads)]
+    assert argv[-3:] == ["x.py", "--config_file", "/t.toml"]
+    assert ("--main_process_port" in argv) == (processes > 1)
+    assert environment(plan)["OMP_NUM_THREADS"] == str(threads)
+
+
+@pytest.mark.parametrize("name", ["run", "a run's (v2)"])
+def test_the_command_is_told_in_three_ways(tmp_path: Path, name: str) -> None:
+    """As a list in command.json, as the watcher's job, and as a line to paste."""
+    run_dir, root = tmp_path / name, PROJECT / "tests" / "sd_scripts"
+    job = render(plan_of(f"backend.root={root}", "backend.python=/venv/bin/python"), run_dir)
+    command = json.loads((run_dir / "job" / "command.json").read_text())
+    assert command["cwd"] == str(root)
+    assert command["argv"][0] == "/venv/bin/python"
+    assert command["argv"][-3:] == ["train_network.py", "--config_file", str(run_dir / "job" / "train.toml")]
+    watched = KohyaJob.read(run_dir / "job" / "watch.toml")
+    assert {"argv": watched.argv, "cwd": watched.cwd, "env": watched.env} == command
+    cd, folder, _, *words = shlex.split(job.command)
+    assert (cd, folder) == ("cd", str(root))
+    assert words == [*(f"{key}={value}" for key, value in command["env"].items()), *command["argv"]]
+    assert job.argv == (sys.executable, "-m", "pipeline.backends.kohya", str(run_dir / "job" / "watch.toml"))
+    assert all(file.is_file() for file in job.files)
+
+
+def test_arguments_reach_train_toml_beside_our_own(tmp_path: Path) -> None:
+    words = ("+backend.args.flip_aug=true", "+backend.args.xformers=true", "+backend.args.max_data_loader_n_workers=0")
+    render(plan_of(*words), tmp_path)
+    values = told(tmp_path)
+    assert (values["flip_aug"], values["xformers"], values["max_data_loader_n_workers"]) == (True, True, 0)
+    assert "sdpa" not in values
+    assert all(not isinstance(value, dict) for value in values.values())
+
+
+def test_what_the_script_would_not_take_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="no argument flip_agu"):
+        render(plan_of("+backend.args.flip_agu=true"), tmp_path)
+    assert not (tmp_path / "job" / "train.toml").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- the stand-in
+
+
+@pytest.mark.parametrize(
+    "script", ["train_network.py", "sdxl_train_network.py", "flux_train_network.py", "fine_tune.py"]
+)
+def test_the_stand_in_takes_what_the_audited_version_does(script: str) -> None:
+    """What it has is as there, and it has all that is written."""
+    audited, ours = load().parsers[script], read_parser(PROJECT / "tests" / "sd_scripts", script)
+    found = changed_arguments(audited, ours)
+    assert {each.kind for each in found} <= {"gone"}, found
+    assert not {each.name for each in found} & {*settings_of(script), *DEFAULTS, "training_comment"}
+
+
+# ---------------------------------------------------------------------------------------------------------- a checkout
+
+
+def test_a_checkout_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces the ~ of backend.root=~/sd-scripts."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("train_network.py", "library/train_util.py"):
+        touched(tmp_path / "sd-scripts" / name)
+    answer = {"python": "3.10.6", "torch": "2.8.0", "platform": "cpu", "devices": [], "packages": {}, "broken": {}}
+    python = touched(tmp_path / "sd-scripts" / "venv" / "bin" / "python")
+    python.write_text(f"#!{sys.executable}\nprint({json.dumps(answer)!r})\n")
+    python.chmod(0o755)
+    settings = plan_of('backend.root="~/sd-scripts"').settings
+    _, checkout, _ = look_for_trainer(settings)
+    assert checkout is not None
+    assert (checkout.root, checkout.python) == (tmp_path / "sd-scripts", python)
+
+
+def test_a_home_of_nobody_is_told(tmp_path: Path) -> None:
+    settings = plan_of('backend.root="~nobody-of-that-name/sd"', "until=render").settings
+    _, checkout, (problem, *_) = look_for_trainer(settings)
+    assert checkout is None
+    assert (problem.key, problem.reason) == ("backend.root", "there is no such folder")

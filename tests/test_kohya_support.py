@@ -1,0 +1,273 @@
+"""What the kohya backend refuses, chooses and warns of, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.backends.kohya.manifest import SCRIPTS
+from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
+from pipeline.backends.kohya.translation import ELSEWHERE, settings_of
+from pipeline.errors import Problem
+from pipeline.records import Checkout, Picture
+from pipeline.settings import KohyaCache, Settings
+from tests import given
+from tests.golden_kohya import composed, facts_of
+
+
+def problems(settings: Settings) -> list[Problem]:
+    return list(kohya_problems(settings, facts_of(settings)))
+
+
+def told(settings: Settings) -> tuple[str, str, str]:
+    """Key, reason and fix of the one problem."""
+    (problem,) = problems(settings)
+    return problem.key, problem.reason, problem.fix
+
+
+# -------------------------------------------------------------------------------------------------------- backend.args
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason", "fix"),
+    [
+        ("flip_agu=true", "has no argument flip_agu. Did you mean flip_aug?", "leave backend.args.flip_agu out"),
+        ("flip_aug=sometimes", "must be true or false", "backend.args.flip_aug=..."),
+        ("loss_type=hubert", "must be one of l1, l2, huber, smooth_l1", "backend.args.loss_type=..."),
+        ("vae_batch_size=1.5", "must be a whole number", "backend.args.vae_batch_size=..."),
+        ("network_dim=8", "is what network.rank sets", "network.rank=..."),
+        ("train_batch_size=8", "is what train.batch_size sets", "train.batch_size=..."),
+        ("lr_scheduler_type=x.Y", "is what train.scheduler sets", "train.scheduler=..."),
+        ("wandb_api_key=secret", "is not offered: runs are recorded in MLflow", "leave backend.args.wandb_api_key out"),
+        ("max_train_epochs=3", "this program counts the steps", "leave backend.args.max_train_epochs out"),
+        ("learning_rate=1e-4", "the LoRA scripts take optimizer.lr as unet_lr", "leave backend.args.learning_rate out"),
+    ],
+)
+def test_an_argument_that_can_not_be_passed_on_is_told_once(typed: str, reason: str, fix: str) -> None:
+    key, why, what = told(composed("sdxl", "lora", f"+backend.args.{typed}"))
+    assert key == f"backend.args.{typed.partition('=')[0]}"
+    assert reason in why
+    assert what.startswith(fix)
+
+
+def test_several_mistakes_are_told_together() -> None:
+    settings = composed("sdxl", "lora", "+backend.args.a=1", "+backend.args.seed=1", "+backend.network_args.b=1")
+    assert {problem.key for problem in problems(settings)} == {
+        "backend.args.a",
+        "backend.args.seed",
+        "backend.network_args.b",
+    }
+
+
+def test_workers_can_be_left_out() -> None:
+    assert problems(composed("sdxl", "lora", "+backend.args.max_data_loader_n_workers=0")) == []
+
+
+def test_faces_are_not_cropped_beside_buckets_and_that_is_told() -> None:
+    settings = composed("sdxl", "lora", "+backend.args.face_crop_aug_range=[1.0,2.0]", "backend.cache_latents=off")
+    assert "backend.args.face_crop_aug_range" in {problem.key for problem in problems(settings)}
+
+
+# -------------------------------------------------------------------------------------------------------- network_args
+
+
+@pytest.mark.parametrize(
+    ("model", "typed", "key", "reason"),
+    [
+        ("sdxl", "backend.network_args.preset=full", "backend.network_args.preset", "networks.lora knows no such"),
+        ("sdxl", "backend.network_args.conv_dim=4", "backend.network_args.conv_dim", "is what network.conv_rank sets"),
+        ("flux_dev", "backend.network_args.train_t5=true", "backend.network_args.train_t5", "Did you mean train_t5xxl"),
+        ("flux_dev", "network.args.use_scalar=true", "network.args.use_scalar", "networks.lora_flux knows no such"),
+    ],
+)
+def test_network_arguments_without_effect_are_told(model: str, typed: str, key: str, reason: str) -> None:
+    found = told(composed(model, "lora", "network=lora", f"+{typed}"))
+    assert found[0] == key
+    assert reason in found[1]
+
+
+def test_a_finetune_has_no_network_arguments() -> None:
+    assert told(composed("sdxl", "finetune", "+backend.network_args.preset=full"))[0] == "backend.network_args.preset"
+
+
+# ------------------------------------------------------------------------------------------------- what a script can't
+
+
+def test_t_lora_is_refused() -> None:
+    key, reason, _ = told(composed("sdxl", "lora", "network=tlora"))
+    assert key == "network.algo"
+    assert "timestep" in reason
+
+
+def test_a_finetune_measures_no_heldout_loss() -> None:
+    assert composed("sdxl", "finetune").train.heldout_every_steps == 0
+    settings = composed("sdxl", "finetune", "train.heldout_every_steps=50")
+    assert told(settings)[0] == "train.heldout_every_steps"
+    assert any("measures no held-out loss" in text for text in kohya_warnings(settings, facts_of(settings)))
+
+
+def test_a_finetune_needs_cached_latents() -> None:
+    key, reason, fix = told(composed("sdxl", "finetune", "backend.cache_latents=off"))
+    assert key == "backend.cache_latents"
+    assert "sizes of the pictures" in reason
+    assert fix == "backend.cache_latents=memory"
+
+
+@pytest.mark.parametrize(("model", "mode"), [("flux_dev", "finetune"), ("lumina2", "finetune"), ("chroma", "lora")])
+def test_a_text_encoder_that_is_not_trained_is_told(model: str, mode: str) -> None:
+    assert told(composed(model, mode, "mode.text_encoder_lr=1e-5"))[0] == "mode.text_encoder_lr"
+
+
+def test_chroma_trains_t5_when_it_is_told_so() -> None:
+    more = ("mode.text_encoder_lr=1e-5", "+backend.network_args.train_t5xxl=true")
+    assert problems(composed("chroma", "lora", *more)) == []
+
+
+def test_parts_must_be_single_files(tmp_path: Path) -> None:
+    (tmp_path / "t5").mkdir()
+    assert told(composed("flux_dev", "lora", f"model.parts.t5xxl={tmp_path / 't5'}"))[0] == "model.parts.t5xxl"
+    fetched = told(composed("flux_dev", "lora", "model.parts.t5xxl=google/t5-v1_1-xxl"))
+    assert "fetches nothing" in fetched[1]
+
+
+def test_a_part_that_the_script_takes_from_the_checkpoint_is_told(tmp_path: Path) -> None:
+    (tmp_path / "clip.safetensors").touch()
+    key, reason, _ = told(composed("sdxl", "lora", f"model.parts.clip_l={tmp_path / 'clip.safetensors'}"))
+    assert key == "model.parts.clip_l"
+    assert "from the checkpoint" in reason
+
+
+def test_a_diffusers_folder_of_a_transformer_is_told() -> None:
+    settings = composed("flux_dev", "lora")
+    facts = facts_of(settings)
+    assert facts.checkpoint is not None
+    folder = replace(facts, checkpoint=replace(facts.checkpoint, layout="diffusers"))
+    assert [problem.key for problem in kohya_problems(settings, folder)] == ["model.path"]
+
+
+def test_buckets_must_suit_the_script() -> None:
+    key, reason, fix = told(composed("sd15", "lora", "model.resolution_step_px=32"))
+    assert (key, fix) == ("model.resolution_step_px", "model.resolution_step_px=64")
+    assert "multiple of 64" in reason
+
+
+def test_pictures_that_are_stored_turned_are_told() -> None:
+    settings = composed("sdxl", "lora")
+    turned = tuple(replace(picture, orientation=6) for picture in given.pictures(5))
+    facts = replace(facts_of(settings), dataset=replace(given.dataset(), train=turned))
+    (problem,) = kohya_problems(settings, facts)
+    assert problem.key == "data.dir"
+    assert "5 pictures are stored turned" in problem.reason
+    assert "... and 2 more" in problem.reason
+
+
+def test_a_negative_prompt_of_a_distilled_model_is_told() -> None:
+    assert told(composed("flux_dev", "lora", "sample.negative_prompt=blurry"))[0] == "sample.negative_prompt"
+    assert problems(composed("chroma", "lora", "sample.negative_prompt=blurry")) == []
+
+
+@pytest.mark.parametrize("mode", ["lora", "finetune"])
+def test_every_setting_has_its_effect_somewhere(mode: str) -> None:
+    """A setting that is new must be translated, or its place be named: it is never dropped."""
+    placed = {setting for script in SCRIPTS for setting in settings_of(script).values()} | {*ELSEWHERE}
+    keys = composed("sdxl", mode).flat().keys() - {"network"}  # null in a finetune
+    lost = [key for key in keys if not any(key == place or key.startswith(f"{place}.") for place in placed)]
+    assert lost == []
+
+
+def test_places_that_are_named_are_settings() -> None:
+    keys = {*composed("sdxl", "lora").flat(), *composed("sdxl", "finetune").flat()}
+    assert [place for place in ELSEWHERE if not any(key == place or key.startswith(f"{place}.") for key in keys)] == []
+
+
+# -------------------------------------------------------------------------------------------------------------- caches
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "latents", "text"),
+    [
+        ("sd15", (), "memory", "off"),
+        ("sdxl", (), "memory", "off"),
+        ("sdxl", ("train.shuffle_tags=false", "train.caption_dropout=0"), "memory", "memory"),
+        ("flux_dev", ("train.caption_dropout=0",), "memory", "memory"),
+        ("flux_dev", (), "memory", "off"),
+        ("anima", ("train.shuffle_tags=false",), "memory", "memory"),
+        ("sdxl", ("+backend.args.color_aug=true",), "off", "off"),
+    ],
+)
+def test_what_may_be_kept_is_kept(model: str, more: tuple[str, ...], latents: str, text: str) -> None:
+    settings = composed(model, "lora", *more)
+    chosen = {choice.key: choice.value for choice in kohya_choices(settings, facts_of(settings))}
+    assert chosen["backend.cache_latents"] == latents
+    assert chosen.get("backend.cache_text", "off") == text
+    assert problems(settings) == []
+
+
+def test_a_cache_that_can_not_be_is_told() -> None:
+    assert "train.caption_dropout" in {
+        p.key for p in problems(composed("flux_dev", "lora", "backend.cache_text=memory"))
+    }
+    assert told(composed("sd15", "lora", "backend.cache_text=disk"))[0] == "backend.cache_text"
+    assert composed("sd15", "lora", "backend.cache_text=disk").backend.cache_text is KohyaCache.disk
+
+
+# ------------------------------------------------------------------------------------------------------ the environment
+
+
+def checkout(**packages: str) -> Checkout:
+    return Checkout(
+        root=Path("/sd-scripts"),
+        python=Path("/sd-scripts/venv/bin/python"),
+        commit="f" * 40,
+        version="0.10.1",
+        platform="cuda",
+        device_names=("A card",),
+        memory_bytes=24 * 2**30,
+        bf16=True,
+        packages=packages,
+        broken={"bitsandbytes": "ImportError: libcudart.so"},
+        torch_version="2.8.0+cu128",
+        python_version="3.11.7",
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("prodigyopt.Prodigy", "package prodigyopt is not installed in the environment of backend.python"),
+        ("bitsandbytes.optim.AdamW8bit", "package bitsandbytes can't be imported: ImportError: libcudart.so"),
+    ],
+)
+def test_the_optimizer_is_looked_for_where_it_will_run(target: str, reason: str) -> None:
+    settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0")
+    facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there", "module:bitsandbytes": "there"}))
+    assert reason in " ".join(problem.reason for problem in kohya_problems(settings, facts))
+
+
+def test_lycoris_is_looked_for_where_it_will_run() -> None:
+    settings = composed("sdxl", "lora", "network=loha")
+    facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there"}))
+    (problem,) = kohya_problems(settings, facts)
+    assert problem.key == "network"
+    assert "pip install lycoris-lora" in problem.fix
+
+
+def test_what_suits_the_family_and_is_set_otherwise_is_warned_of() -> None:
+    settings = composed("flux_dev", "lora", "+backend.args.discrete_flow_shift=2.0")
+    warnings = list(kohya_warnings(settings, facts_of(settings)))
+    assert "backend.args.discrete_flow_shift=2.0: FLUX.1 [dev] is trained with 3.1582" in warnings
+
+
+def test_without_a_checkout_the_audited_version_speaks() -> None:
+    settings = composed("sdxl", "lora")
+    assert any("no checkout is named" in text for text in kohya_warnings(settings, facts_of(settings)))
+
+
+def test_a_caption_of_several_lines_is_one_cache(tmp_path: Path) -> None:
+    """What is looked for in the side-cars is the caption that the script reads."""
+    from pipeline.backends.kohya.dataset_file import one_line
+
+    assert one_line("a cat,\n on a  mat\n") == "a cat, on a mat"
+    assert one_line(Picture(tmp_path / "a.png", "a cat", 1, 1, "d").caption) == "a cat"
