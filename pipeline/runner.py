@@ -133,6 +133,8 @@ def _execute_logged(plan: Plan, claim: Claim, notes: Notes, *, command: str, beg
     job = _render(plan, claim.run_dir, notes)
     if job.resume_step:
         notes.say(f"going on with {wording.short_path(claim.run_dir)} from step {job.resume_step}")
+    elif claim.step is not None:
+        notes.say(f"beginning {wording.short_path(claim.run_dir)} anew: none of its checkpoints can be gone on from")
     with log(plan, job, command=command, began=began) as record:
         ending = notes.stage(
             "execute",

@@ -257,7 +257,7 @@ MAY_BE_MISSING = ("tokenizer_cache_dir", "t5_tokenizer_path", "vae")
 
 _SECOND_TRACKER = "runs are recorded in MLflow, and a key would stand in files"
 _UPLOAD = "nothing is sent away while training, and a token would stand in files"
-_OUR_DATASET = "sd-scripts ignores it beside the dataset's file, which this program writes"
+_OUR_DATASET = "the dataset's files, which this program writes, stand in its place"
 _OUR_COUNT = "this program counts the steps: train.max_steps"
 WITHHELD: Mapping[str, str] = {
     **dict.fromkeys(("wandb_api_key", "wandb_run_name", "log_tracker_name", "log_tracker_config"), _SECOND_TRACKER),
@@ -270,11 +270,13 @@ WITHHELD: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
-            *("train_data_dir", "reg_data_dir", "in_json", "dataset_class", "dataset_repeats", "caption_extension"),
-            *("caption_extention", "cache_info", "conditioning_data_dir", "prior_loss_weight"),
+            *("train_data_dir", "reg_data_dir", "in_json", "dataset_repeats", "caption_extension"),
+            *("caption_extention", "cache_info", "conditioning_data_dir"),
         ),
         _OUR_DATASET,
     ),
+    "dataset_class": "it would run other code in place of the dataset's files",
+    "prior_loss_weight": "it weighs regularisation pictures, and there are none",
     **dict.fromkeys(("max_train_epochs", "initial_epoch"), _OUR_COUNT),
     **dict.fromkeys(
         ("save_every_n_epochs", "save_n_epoch_ratio", "save_last_n_epochs", "save_last_n_epochs_state"),
