@@ -514,19 +514,43 @@ def test_a_tokenizer_beside_the_model_is_linked(tmp_path: Path, model: str, scri
     for _ in range(2):  # a folder that is there already
         folder = tokenizer_links(plan, script, tmp_path / "links")
         assert folder == tmp_path / "links"
-        assert {path.name: path.resolve() for path in folder.iterdir()} == dict.fromkeys(names, source)
+        assert {path.name for path in folder.iterdir()} == names
+        assert {(each / "vocab.json").resolve() for each in folder.iterdir()} == {source / "vocab.json"}
+
+
+@pytest.mark.parametrize(("model", "pad"), [("sd15", None), ("sd2", "!")])
+def test_a_tokenizer_without_a_config_gets_its_length(tmp_path: Path, model: str, pad: str | None) -> None:
+    """sd-scripts would pad to the largest number that there is: OverflowError, when it draws the first sample."""
+    tokenizer(tmp_path / "tokenizer")
+    folder = tokenizer_links(plan_of(model=model, path=tmp_path / "x.safetensors"), "train_network.py", tmp_path / "to")
+    assert folder is not None
+    (written,) = folder.glob("*/tokenizer_config.json")
+    config = json.loads(written.read_text())
+    assert (config["model_max_length"], config.get("pad_token")) == (77, pad)
+    assert not (tmp_path / "tokenizer" / "tokenizer_config.json").exists()
+
+
+def test_a_tokenizers_own_config_is_kept(tmp_path: Path) -> None:
+    own = tokenizer(tmp_path / "tokenizer") / "tokenizer_config.json"
+    own.write_text('{"model_max_length": 32}')
+    for _ in range(2):
+        folder = tokenizer_links(plan_of(path=tmp_path / "x.safetensors"), "train_network.py", tmp_path / "to")
+        assert folder is not None
+        (linked,) = folder.glob("*/tokenizer_config.json")
+        assert linked.resolve() == own
+    assert own.read_text() == '{"model_max_length": 32}'
 
 
 def test_a_tokenizer_of_a_folder_and_one_that_is_named(tmp_path: Path) -> None:
     inside = tokenizer(tmp_path / "model" / "tokenizer")
     folder = tokenizer_links(plan_of(path=tmp_path / "model"), "train_network.py", tmp_path / "links")
     assert folder is not None
-    assert [path.resolve() for path in folder.iterdir()] == [inside]
+    assert [path.resolve() for path in folder.glob("*/vocab.json")] == [inside / "vocab.json"]
     named = tokenizer(tmp_path / "named")
     plan = plan_of(f"model.tokenizer={named}", path=tmp_path / "model")
     folder = tokenizer_links(plan, "train_network.py", tmp_path / "links")
     assert folder is not None
-    assert [path.resolve() for path in folder.iterdir()] == [named]
+    assert [path.resolve() for path in folder.glob("*/vocab.json")] == [named / "vocab.json"]
 
 
 def test_no_tokenizer_is_linked_where_there_is_none(tmp_path: Path) -> None:

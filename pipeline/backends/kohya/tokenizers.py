@@ -3,8 +3,11 @@ the hub's name, with _ for / (`_load_tokenizer`, library/strategy_base.py)."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.files import write_text
 from pipeline.records import Plan
 
 NAMES = {
@@ -16,6 +19,10 @@ NAMES = {
 }
 """XL's second tokenizer has the same vocabulary, and gets its padding from the script (library/strategy_sdxl.py)."""
 V2_NAME = "stabilityai_stable-diffusion-2"
+FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer_config.json")
+CONFIG = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
+"""Where the folder says nothing: without a length sd-scripts pads to the largest number that there is, and dies."""
+V2_CONFIG = {**CONFIG, "pad_token": "!"}
 
 
 def tokenizer_links(plan: Plan, script: str, folder: Path) -> Path | None:
@@ -24,12 +31,21 @@ def tokenizer_links(plan: Plan, script: str, folder: Path) -> Path | None:
     source, names = _source(plan), NAMES.get(script, ())
     if source is None or not names or "tokenizer_cache_dir" in plan.settings.backend.args:
         return None
+    is_v2 = bool(plan.settings.model.known.kohya.arguments.get("v2"))
+    for name in (V2_NAME,) if is_v2 else names:
+        _link(source, folder / name, V2_CONFIG if is_v2 else CONFIG)
+    return folder
+
+
+def _link(source: Path, folder: Path, config: Mapping[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (V2_NAME,) if plan.settings.model.known.kohya.arguments.get("v2") else names:
+    for name in FILES:
         link = folder / name
         link.unlink(missing_ok=True)
-        link.symlink_to(source)
-    return folder
+        if (source / name).is_file():
+            link.symlink_to(source / name)
+    if not (folder / "tokenizer_config.json").exists():
+        write_text(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
 
 
 def _source(plan: Plan) -> Path | None:
