@@ -96,6 +96,9 @@ class Kohya:
     lora_script: Optional[str]
     lora_module: Optional[str]
     finetune_script: Optional[str]
+    drops_captions: bool
+    """Captions can be dropped at a bearable price: its encoders are small enough to stay, or what was encoded once can
+    be dropped too."""
     arguments: dict[str, Any]
     """Arguments of those scripts that must be so for this family, by sd-scripts' own names."""
 

@@ -308,6 +308,8 @@ class NativeBackend:
     """File name of what is saved; a checkpoint of backend=native is a folder of that name."""
     measures_heldout: list[str]
     """Modes in which it measures the held-out loss: what it can, and nothing to set."""
+    encodes_once: bool
+    """It keeps what the encoders of a large model made of a caption, and puts them away: as it works, not to set."""
 
 
 @dataclass
@@ -318,6 +320,8 @@ class KohyaBackend:
     """File name of what is saved; a checkpoint of backend=native is a folder of that name."""
     measures_heldout: list[str]
     """Modes in which it measures the held-out loss: what it can, and nothing to set."""
+    encodes_once: bool
+    """It keeps what the encoders of a large model made of a caption, and puts them away: as it works, not to set."""
     root: Optional[str]
     """The checkout of kohya-ss/sd-scripts; null: none, and nothing can be trained."""
     python: Optional[str]
@@ -380,7 +384,7 @@ def plain(settings: Settings) -> dict[str, Any]:
     del nested["profile"]["figures"], nested["profile"]["grades"]
     for facts in ("figures", "known", "signature"):
         del nested["model"][facts]
-    del nested["backend"]["measures_heldout"]
+    del nested["backend"]["measures_heldout"], nested["backend"]["encodes_once"]
     return nested
 
 
@@ -414,6 +418,7 @@ def register() -> None:
     store.store(group="schema", name="kohya", node=KohyaBackend)
     OmegaConf.register_new_resolver("figure", _figure, replace=True)
     OmegaConf.register_new_resolver("where_measured", _where_measured, replace=True)
+    OmegaConf.register_new_resolver("where_dropped", _where_dropped, replace=True)
     OmegaConf.register_new_resolver("with_convolutions", _with_convolutions, replace=True)
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
@@ -475,3 +480,9 @@ def _with_convolutions(value: Any, *, _root_: DictConfig) -> Any:
 def _where_measured(value: Any, *, _root_: DictConfig) -> Any:
     """A figure of the held-out loss; 0 where the backend measures none in this mode."""
     return value if _root_.mode.name in _root_.backend.measures_heldout else 0
+
+
+def _where_dropped(value: Any, *, _root_: DictConfig) -> Any:
+    """A figure of dropped captions; 0 where that would keep large text encoders in memory at every step."""
+    kept = _root_.backend.encodes_once and not _root_.model.known.kohya.drops_captions
+    return 0.0 if kept else value

@@ -39,7 +39,7 @@ class Backend:
 
     problems: Check
     """What it can't do."""
-    choices: Callable[[Settings, Facts], Iterator[Choice]] = lambda _settings, _facts: iter(())
+    choices: Callable[[Plan, Facts], Iterator[Choice]] = lambda _plan, _facts: iter(())
     warnings: Callable[[Settings, Facts], Iterator[str]] = lambda _settings, _facts: iter(())
     weights_with_checkpoints: bool = False
     """Beside every checkpoint it saves the weights of that step, and a last checkpoint at the end."""
@@ -265,7 +265,6 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         _heldout_choice(settings, dataset),
         steps_choice,
         prompts_choice,
-        *BACKENDS[settings.backend.name]().choices(settings, facts),
     )
     plan = Plan(
         settings=settings,
@@ -285,7 +284,8 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         ),
         checkout=facts.checkout,
     )
-    return replace(plan, fingerprint=fingerprint(plan))
+    own_choices = tuple(BACKENDS[settings.backend.name]().choices(plan, facts))
+    return replace(plan, fingerprint=fingerprint(plan), choices=(*plan.choices, *own_choices))
 
 
 def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:

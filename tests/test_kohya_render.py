@@ -570,7 +570,6 @@ def test_no_tokenizer_is_linked_where_there_is_none(tmp_path: Path) -> None:
     ("platform", "processes", "kind", "threads"),
     [
         ("cpu", 1, "NO", 8),
-        ("cpu", 2, "MULTI_CPU", 4),
         ("cuda", 3, "MULTI_GPU", 2),
         ("rocm", 2, "MULTI_GPU", 4),
         ("xpu", 16, "MULTI_XPU", 1),
@@ -587,7 +586,7 @@ def test_how_processes_are_started(platform: Any, processes: int, kind: str, thr
     assert argv[:5] == ["python", "-m", "accelerate.commands.launch", "--config_file", "/c.yaml"]
     assert argv[5:7] == ["--num_cpu_threads_per_process", str(threads)]
     assert argv[-3:] == ["x.py", "--config_file", "/t.toml"]
-    assert ("--main_process_port" in argv) == (processes > 1)
+    assert "--main_process_port" not in argv, "accelerate 1.6 hands a 0 on, and torch waits for a port that is none"
     assert environment(plan)["OMP_NUM_THREADS"] == str(threads)
 
 

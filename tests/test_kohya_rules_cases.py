@@ -156,6 +156,9 @@ CASES: Mapping[str, Case] = {
         "backend.args.full_bf16",
         {"mixed_precision": "bf16"},
     ),
+    "halved_weights": Case(
+        "flux_train.py", {"mixed_precision": "fp16"}, "hardware.precision", {"mixed_precision": "bf16"}
+    ),
     "epochs": Case(
         "train_network.py", {"max_train_epochs": 10}, "backend.args.max_train_epochs", {"max_train_epochs": None}
     ),
@@ -236,6 +239,15 @@ ADVISED: Mapping[str, Case] = {
         "zero_terminal_snr=true",
         {"zero_terminal_snr": False},
     ),
+    "narrow_weights": Case(
+        "flux_train.py", {"mixed_precision": "bf16"}, "hardware.precision=fp32", {"mixed_precision": "no"}
+    ),
+    "restless_encoders": Case(
+        "flux_train_network.py",
+        {"gradient_checkpointing": True},
+        "train.caption_dropout=0",
+        {"cache_text_encoder_outputs": True},
+    ),
 }
 
 
@@ -286,7 +298,14 @@ USUAL = {
 def test_a_usual_run_of_every_script_is_sound(script: str) -> None:
     own = settings_for(MODELS[script][0]).model.known.kohya.arguments
     assert problems(script, **USUAL, **own) == []
-    assert list(rule_warnings(asked(script, **USUAL, **own))) == []  # type: ignore[arg-type]
+    warnings = list(rule_warnings(asked(script, **{**USUAL, "mixed_precision": "no"}, **own, **cached(script))))  # type: ignore[arg-type]
+    assert warnings == []
+
+
+def cached(script: str) -> dict[str, object]:
+    """Captions are encoded once, as is usual, where the script can."""
+    name = "cache_text_encoder_outputs"
+    return {name: True} if name in manifest.load().parsers[script].arguments else {}
 
 
 @pytest.mark.parametrize("script", manifest.SCRIPTS)
@@ -332,7 +351,9 @@ def test_a_model_as_it_is_in_the_catalogue_is_sound(model: str, mode: str) -> No
     whole = Script(settings, given.facts(machine=given.CARD, checkpoint=checkpoint), script).asked()
     assert whole.values["mixed_precision"] == "bf16"
     assert list(rule_problems(whole)) == []
-    assert list(rule_warnings(whole)) == []
+    told = list(rule_warnings(whole))
+    assert all("trains the weights themselves in bf16" in text for text in told)
+    assert len(told) == (script in scripts.FLOW & scripts.CHECKPOINTS)
 
 
 # ------------------------------------------------------------------------------------------------------ how it is told

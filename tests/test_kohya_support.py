@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.backends.kohya.manifest import SCRIPTS
-from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
+from pipeline.backends.kohya.support import kohya_problems, kohya_warnings
 from pipeline.backends.kohya.translation import ELSEWHERE, settings_of
 from pipeline.errors import Problem
 from pipeline.records import Checkout, Picture
 from pipeline.settings import KohyaCache, Settings
 from tests import given
-from tests.golden_kohya import composed, facts_of
+from tests.golden_kohya import composed, facts_of, plan_of
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -93,6 +93,40 @@ def test_a_finetune_has_no_network_arguments() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- what a script can't
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "more", "key"),
+    [
+        ("lumina2", "lora", ("mode.text_encoder_lr=1e-5",), "mode.text_encoder_lr"),
+        ("lumina2", "lora", ("sample.seed=0",), "sample.seed"),
+        ("flux_dev", "lora", ("network=locon", "network.dropout=0.1"), "network.dropout"),
+        ("flux_dev", "finetune", ("hardware.precision=fp16",), "hardware.precision"),
+        ("sd15", "lora", ("model.tokenizer=/", "+backend.args.tokenizer_cache_dir=x"), "model.tokenizer"),
+        ("sd15", "lora", ("model.tokenizer=/",), "model.tokenizer"),
+    ],
+)
+def test_what_would_die_late_or_do_nothing_is_told(model: str, mode: str, more: tuple[str, ...], key: str) -> None:
+    assert told(composed(model, mode, *more))[0] == key
+
+
+def test_a_cpu_has_one_process() -> None:
+    settings = composed("sd15", "lora", "hardware.num_processes=2")
+    on_cpu = list(kohya_problems(settings, replace(facts_of(settings), machine=given.CPU)))
+    assert [problem.key for problem in on_cpu] == ["hardware.num_processes"]
+    assert problems(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "more", "words"),
+    [
+        ("flux_dev", "finetune", (), "trains the weights themselves in bf16"),
+        ("flux_dev", "lora", ("train.caption_dropout=0.1",), "lets T5 drop a tenth of every caption"),
+    ],
+)
+def test_what_sd_scripts_does_by_itself_is_warned_of(model: str, mode: str, more: tuple[str, ...], words: str) -> None:
+    settings = composed(model, mode, *more)
+    assert any(words in text for text in kohya_warnings(settings, facts_of(settings)))
 
 
 def test_t_lora_is_refused() -> None:
@@ -191,23 +225,45 @@ def test_places_that_are_named_are_settings() -> None:
         ("sd15", (), "memory", "off"),
         ("sdxl", (), "memory", "off"),
         ("sdxl", ("train.shuffle_tags=false", "train.caption_dropout=0"), "memory", "memory"),
-        ("flux_dev", ("train.caption_dropout=0",), "memory", "memory"),
-        ("flux_dev", (), "memory", "off"),
+        ("flux_dev", (), "memory", "memory"),
+        ("flux_dev", ("train.caption_dropout=0.1",), "memory", "off"),
         ("anima", ("train.shuffle_tags=false",), "memory", "memory"),
         ("sdxl", ("+backend.args.color_aug=true",), "off", "off"),
     ],
 )
 def test_what_may_be_kept_is_kept(model: str, more: tuple[str, ...], latents: str, text: str) -> None:
-    settings = composed(model, "lora", *more)
-    chosen = {choice.key: choice.value for choice in kohya_choices(settings, facts_of(settings))}
+    plan = plan_of(model, "lora", *more)
+    chosen = {choice.key: choice.value for choice in plan.choices}
     assert chosen["backend.cache_latents"] == latents
     assert chosen.get("backend.cache_text", "off") == text
-    assert problems(settings) == []
+
+
+def test_captions_are_dropped_by_default_where_that_costs_no_encoder() -> None:
+    """A large text encoder would have to stay in memory for it; what is typed is taken."""
+    assert composed("flux_dev", "lora").train.caption_dropout == 0
+    assert composed("flux_dev", "lora", "train.caption_dropout=0.2").train.caption_dropout == 0.2
+    assert composed("sdxl", "lora").train.caption_dropout > 0
+    assert given.settings("model=flux_dev", "model.path=x").train.caption_dropout > 0, "another backend drops them"
+    assert any(choice.key == "train.caption_dropout" for choice in plan_of("flux_dev", "lora").choices)
+
+
+def test_the_interval_of_the_heldout_loss_is_told_as_it_is() -> None:
+    choice = next(each for each in plan_of("sdxl", "lora").choices if each.key == "train.heldout_every_steps")
+    assert "here of 6 steps: every 168 steps" in choice.reason
+
+
+@pytest.mark.parametrize("mode", ["lora", "finetune"])
+def test_two_pictures_of_one_name_share_no_cache_on_the_disk(mode: str) -> None:
+    pair = tuple(Picture(Path(f"/pictures/a.{end}"), "a cat", 64, 64, end) for end in ("png", "jpg"))
+    for where, keys in (("disk", ["data.dir"]), ("memory", [])):
+        settings = composed("sdxl", mode, f"backend.cache_latents={where}")
+        facts = replace(facts_of(settings), dataset=replace(given.dataset(), train=pair))
+        assert [problem.key for problem in kohya_problems(settings, facts)] == keys
 
 
 def test_a_cache_that_can_not_be_is_told() -> None:
     assert "train.caption_dropout" in {
-        p.key for p in problems(composed("flux_dev", "lora", "backend.cache_text=memory"))
+        p.key for p in problems(composed("flux_dev", "lora", "backend.cache_text=memory", "train.caption_dropout=0.1"))
     }
     assert told(composed("sd15", "lora", "backend.cache_text=disk"))[0] == "backend.cache_text"
     assert composed("sd15", "lora", "backend.cache_text=disk").backend.cache_text is KohyaCache.disk

@@ -39,8 +39,8 @@ ARGUMENTS: Mapping[Algorithm, Kinds] = {
 }
 
 WITHOUT_CONVOLUTIONS = {Algorithm.lora, Algorithm.tlora}
-WITHOUT_DROPOUT = {Algorithm.dylora, Algorithm.boft, Algorithm.full, Algorithm.ia3}
-"""Their modules never apply `network.dropout`."""
+WITH_DROPOUT = {Algorithm.lora, Algorithm.locon}
+"""The other modules of LyCORIS never apply `network.dropout` (tried with 4.1: two passes are equal)."""
 SINGULAR_VECTORS = ("principal", "last", "middle")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
@@ -52,7 +52,7 @@ def network_problems(network: Network) -> Iterator[Problem]:
     if network.algo in WITHOUT_CONVOLUTIONS and network.conv_rank > 0:
         reason = f"algo {network.algo.value} adapts no 3x3 convolutions, so this would have no effect"
         yield Problem("network.conv_rank", network.conv_rank, reason, "network=locon, or network.conv_rank=0")
-    if network.algo in WITHOUT_DROPOUT and network.dropout > 0:
+    if network.algo not in WITH_DROPOUT and network.dropout > 0:
         reason = f"algo {network.algo.value} applies no dropout, so this would have no effect"
         yield Problem("network.dropout", network.dropout, reason, "network.dropout=0")
     if network.algo is Algorithm.dylora:

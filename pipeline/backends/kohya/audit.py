@@ -16,7 +16,7 @@ from pipeline.backends.kohya.arguments import Parser
 from pipeline.backends.kohya.lycoris_arguments import OF_THE_NETWORK, Lycoris, lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import SCRIPTS, Difference, commit_of, differences, load, parser_for, version_of
 from pipeline.backends.kohya.translation import settings_of, withheld_of
-from pipeline.checks.networks import ARGUMENTS, WITHOUT_DROPOUT
+from pipeline.checks.networks import ARGUMENTS, WITH_DROPOUT
 from pipeline.errors import UnreadableFile
 from pipeline.settings import Algorithm
 
@@ -178,7 +178,7 @@ def _our_arguments(algorithm: str) -> set[str]:
     own = {each for each in Algorithm if their_name(each) == algorithm}
     names = {name for each in own for name in ARGUMENTS[each]}
     names |= {theirs for theirs, our in OUR_NAMES.items() if our in names}
-    names |= {"dropout"} if own - WITHOUT_DROPOUT else set()
+    names |= {"dropout"} if own & WITH_DROPOUT else set()
     return names | ({"dora_wd"} if "weight_decompose" in names or Algorithm.dora in own else set())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.backends.kohya.caches import KINDS, Architecture, Stale, announce, clear, record, stale_caches
+from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS
 from pipeline.checkpoint.header import digest, read_header
 from pipeline.errors import RunError, UnreadableFile
 from pipeline.records import Checkpoint, Picture
@@ -21,6 +22,23 @@ ARCHITECTURES: tuple[tuple[str, Architecture], ...] = (
     *(("hunyuan_image_", "hunyuan_image"), ("anima_", "anima"), ("", "sd")),
 )
 """By the beginning of the script's name. fine_tune.py names its latents as those of SDXL, and would read these."""
+
+REACH_A_CACHE = (
+    *("vae", "no_half_vae", "flip_aug", "alpha_mask", "resize_interpolation", "bucket_", "full_fp16", "full_bf16"),
+    *(
+        "max_token_length",
+        "t5xxl_",
+        "gemma2_",
+        "qwen3_",
+        "t5_",
+        "apply_",
+        "system_prompt",
+        "fp8_",
+        "tokenizer_cache_dir",
+    ),
+    *("caption_", "weighted_captions", "clip_l_", "clip_g_"),
+)
+"""Beginnings of the arguments that change what is in a cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +61,10 @@ def cache_part(
     holds = [name for name, where in (("latents", latents), ("text", text)) if where == "disk"]
     if not holds:
         return None
-    told = [precision, settings.model.known.kohya.arguments, settings.backend.args, settings.model.clip_skip]
+    passed = {name: value for name, value in settings.backend.args.items() if name.startswith(REACH_A_CACHE)}
+    told = [precision, settings.model.known.kohya.arguments, passed, settings.model.clip_skip, settings.model.tokenizer]
+    if script in DROPS_CACHED_CAPTIONS:  # it keeps the rate in the cache, and goes by it
+        told.append(settings.train.caption_dropout)
     names = sorted(settings.model.parts)
     return CachePart(
         architecture=next(name for beginning, name in ARCHITECTURES if script.startswith(beginning)),

@@ -18,6 +18,11 @@ from pipeline.files import write_text
 from pipeline.records import Picture, Plan
 
 CAPTIONS = ".txt"
+AS_THEY_ARE = {
+    **{"flip_aug": False, "color_aug": False, "random_crop": False},
+    **{"caption_tag_dropout_rate": 0.0, "caption_dropout_every_n_epochs": 0, "token_warmup_step": 0.0},
+}
+"""What is said for all of train.toml (`backend.args`) is not for the held-out pictures: each measure is of the same."""
 FOUND = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings by which sd-scripts finds pictures in a folder; it reads them by their content."""
 
@@ -48,7 +53,7 @@ def _validation(folder: Path, seed: int) -> dict[str, Any]:
         "batch_size": 1,
         "validation_split": 1.0,
         "validation_seed": seed,
-        "subsets": [{"image_dir": str(folder), "caption_extension": CAPTIONS, "num_repeats": 1}],
+        "subsets": [{"image_dir": str(folder), "caption_extension": CAPTIONS, "num_repeats": 1, **AS_THEY_ARE}],
     }
 
 

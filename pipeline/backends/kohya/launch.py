@@ -8,7 +8,8 @@ from pathlib import Path
 from pipeline.backends.kohya.translation import PRECISIONS
 from pipeline.records import Plan
 
-MULTI = {"cpu": "MULTI_CPU", "xpu": "MULTI_XPU", "cuda": "MULTI_GPU", "rocm": "MULTI_GPU"}
+MULTI = {"xpu": "MULTI_XPU", "cuda": "MULTI_GPU", "rocm": "MULTI_GPU"}
+"""On a CPU accelerate starts one process, whatever it is told (tried with 1.6)."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -37,7 +38,6 @@ def launch_argv(plan: Plan, python: str, config: Path, script: str, train_file: 
     return [
         *(python, "-m", "accelerate.commands.launch", "--config_file", str(config)),
         *("--num_cpu_threads_per_process", str(_threads(plan))),
-        *(["--main_process_port", "0"] if plan.num_processes > 1 else []),
         *(script, "--config_file", str(train_file)),
     ]
 

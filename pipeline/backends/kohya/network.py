@@ -150,6 +150,9 @@ def network_problems(settings: Settings, known: Mapping[str, tuple[str, ...]], l
         fix = f"network=lora, or a newer lycoris-lora there; it has: {has}"
         yield Problem("network", network.algo.value, reason, fix)
         return
+    if part.module == LYCORIS and network.dropout > 0:
+        reason = f"{LYCORIS} applies no dropout to algo={part.args['algo']}, so this would have no effect"
+        yield Problem("network.dropout", network.dropout, reason, "network.dropout=0, or network=lora")
     taken = _taken(part, known, lycoris)
     for name, value in network.args.items():
         theirs = THEIR_ARGUMENTS.get(name, name)

@@ -13,9 +13,9 @@ from typing import Any
 import tomli_w
 
 from pipeline.backends.kohya.arguments import Parser
-from pipeline.backends.kohya.buckets import batches_per_epoch
 from pipeline.backends.kohya.cache_keeping import cache_part
 from pipeline.backends.kohya.dataset_file import dataset_table, link_heldout, metadata_text
+from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
 from pipeline.backends.kohya.manifest import parser_for
@@ -46,7 +46,7 @@ def render(plan: Plan, run_dir: Path) -> Job:
     folder = run_dir / "job"
     resumed = _resumed(plan, parser, run_dir)
     output = run_dir / "weights" if resumed is None else run_dir / "weights" / f"from-{resumed.step:08d}"
-    heldout = folder / "heldout" if plan.dataset.heldout and _validates(parser) else None
+    heldout = folder / "heldout" if plan.dataset.heldout and measures_heldout(parser) else None
     places = Places(
         dataset=folder / "dataset.toml",
         output=output,
@@ -54,7 +54,7 @@ def render(plan: Plan, run_dir: Path) -> Job:
         prompts=folder / "prompts.json" if plan.sample_prompts else None,
         tokenizers=tokenizer_links(plan, script, folder / "tokenizers"),
     )
-    every = None if heldout is None else _epochs_between_measures(plan, resumed)
+    every = None if heldout is None else epochs_between_measures(plan, resumed)
     values = train_values(plan, parser, places, resumed, every)
     problems = tuple(value_problems(values, parser))
     if problems:
@@ -112,34 +112,7 @@ def _to_paste(command: dict[str, Any]) -> str:
     return " ".join([f"cd {shlex.quote(command['cwd'])} &&", *words, shlex.join(command["argv"])])
 
 
-# ------------------------------------------------------------------------------------------------------------- epochs
-
-
-def _updates_per_epoch(plan: Plan) -> int:
-    train = plan.settings.train
-    batches = batches_per_epoch(
-        plan.dataset.train,
-        resolution_px=train.resolution_px,
-        step_px=plan.settings.model.resolution_step_px,
-        batch_size=train.batch_size,
-        no_upscale=bool(plan.settings.backend.args.get("bucket_no_upscale")),
-    )
-    return max(1, -(-batches // (plan.num_processes * train.accumulation_steps)))
-
-
-def _validates(parser: Parser) -> bool:
-    return "validate_every_n_epochs" in parser.arguments
-
-
-def _epochs_between_measures(plan: Plan, resumed: Resumed | None) -> int:
-    """The divisor of the number of epochs that is nearest to `train.heldout_every_steps`, so that the last epoch is
-    measured; 0 there means at the end only. A start that goes on counts its own epochs."""
-    updates, every = _updates_per_epoch(plan), plan.settings.train.heldout_every_steps
-    epochs = -(-(plan.steps if resumed is None else resumed.last_counted) // updates)
-    if every == 0:
-        return epochs
-    divisors = (number for number in range(1, epochs + 1) if epochs % number == 0)
-    return min(divisors, key=lambda number: abs(number * updates - every))
+# ----------------------------------------------------------------------------------------------------------- going on
 
 
 def _resumed(plan: Plan, parser: Parser, run_dir: Path) -> Resumed | None:
@@ -150,7 +123,7 @@ def _resumed(plan: Plan, parser: Parser, run_dir: Path) -> Resumed | None:
                 state,
                 step,
                 steps=plan.steps,
-                updates_per_epoch=_updates_per_epoch(plan),
+                updates_per_epoch=updates_per_epoch(plan),
                 accumulation_steps=plan.settings.train.accumulation_steps,
                 skips="skip_until_initial_step" in parser.arguments,
                 num_processes=plan.num_processes,

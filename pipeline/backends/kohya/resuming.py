@@ -53,8 +53,10 @@ class Resumed:
             changed["training_comment"] = values.get("training_comment", comment)
         if "sample_at_first" in changed:
             changed["sample_at_first"] = False
-        if changed.get("sample_every_n_steps") == self.steps:
-            changed["sample_every_n_steps"] = changed["max_train_steps"]
+        every = changed.get("sample_every_n_steps")
+        if every is not None:  # counted anew, so that the last step is drawn
+            wanted = self.last_counted if every == self.steps else every
+            changed["sample_every_n_steps"] = nearest_divisor(self.last_counted, wanted)
         return self._with_curve(changed)
 
     def _with_curve(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -86,3 +88,10 @@ def goes_on_from(
     """With accumulation the scripts' own arithmetic mixes updates and batches: there the epoch is begun anew."""
     place = step % updates_per_epoch if skips and accumulation_steps == 1 else 0
     return Resumed(state, step, steps, place, skips, num_processes)
+
+
+def nearest_divisor(total: int, wanted: float) -> int:
+    """Of a count of steps or epochs: what is done every so many is done at the last one too. Seldom rather than more
+    than twice as often as wanted."""
+    divisors = [number for number in range(1, total + 1) if total % number == 0]
+    return min((n for n in divisors if 2 * n >= wanted), key=lambda n: abs(n - wanted), default=total)

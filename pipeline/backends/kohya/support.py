@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,13 @@ from pipeline.backends.kohya.cache_keeping import cache_part, stale_of
 from pipeline.backends.kohya.caches import cache_problems
 from pipeline.backends.kohya.checkout import has_module, pin_differences
 from pipeline.backends.kohya.dataset_file import one_line
+from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
 from pipeline.backends.kohya.network import LYCORIS, network_part, network_problems
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
+from pipeline.backends.kohya.scripts import LUMINA
+from pipeline.backends.kohya.tokenizers import is_slow_tokenizer
 from pipeline.backends.kohya.train_file import (
     CACHES_TEXT,
     Places,
@@ -42,7 +46,7 @@ from pipeline.backends.kohya.translation import (
 from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine.precision import choose_precision
-from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture
+from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture, Plan
 from pipeline.settings import KohyaCache, Prediction, Settings
 
 NAMED = 3
@@ -53,6 +57,8 @@ PLACES = Places(Path("dataset.toml"), Path("weights"), Path("logs"), Path("promp
 """Stand for the files that will be written."""
 IN_WHOLE_CHECKPOINTS = ("train_network.py", "fine_tune.py", "sdxl_train_network.py", "sdxl_train.py")
 """Scripts that read a checkpoint with all its parts, a file or a diffusers folder; the others want single files."""
+DIES_OF_TRAINED_TEXT = ("lumina_train_network.py",)
+"""It hands one text encoder to its samples where they look for a list (library/strategy_lumina.py)."""
 TAKES_PARTS_INSIDE = ("sd3_train_network.py", "sd3_train.py")
 """Scripts that look for text encoders and VAE inside of the one file too (library/sd3_utils.py)."""
 BUCKET_STEPS = {
@@ -135,16 +141,23 @@ def kohya_problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield Problem("backend.root", settings.backend.root, f"its parsers can't be read: {error}", fix)
 
 
-def kohya_choices(settings: Settings, facts: Facts) -> Iterator[Choice]:
+def kohya_choices(plan: Plan, facts: Facts) -> Iterator[Choice]:
     """What was chosen for the user."""
+    settings, checkout = plan.settings, facts.checkout
     script = _script(settings, facts)
-    checkout = facts.checkout
     if checkout is not None:
         version = f"sd-scripts {checkout.version or '(version unknown)'} {checkout.commit[:8]}".strip()
         reason = f"{version}, Python {checkout.python_version}, torch {checkout.torch_version}"
         yield Choice("backend.root", str(checkout.root), reason)
         if settings.backend.python is None:
             yield Choice("backend.python", str(checkout.python), "the environment inside of the checkout")
+    if plan.dataset.heldout and measures_heldout(script.parser):
+        epochs, updates = epochs_between_measures(plan), updates_per_epoch(plan)
+        reason = f"sd-scripts measures at the ends of epochs, here of {updates} steps: every {epochs * updates} steps"
+        yield Choice("train.heldout_every_steps", settings.train.heldout_every_steps, reason)
+    if not settings.model.known.kohya.drops_captions and settings.train.caption_dropout == 0:
+        reason = "captions are encoded once, and the encoders are put away; a share to drop keeps them in memory"
+        yield Choice("train.caption_dropout", 0, reason)
     latents, text = chosen_caches(settings, script.parser)
     if settings.backend.cache_latents is KohyaCache.auto:
         reason = "a picture's pixels change each time" if latents == "off" else "a picture is encoded once"
@@ -268,6 +281,9 @@ def _text_encoders(script: Script) -> Iterator[Problem]:
     if settings.network is None and script.name not in TEXT_ENCODER_RATES:
         reason = f"{script.name} trains no text encoder"
         yield Problem("mode.text_encoder_lr", rate, reason, "mode.text_encoder_lr=0, or mode=lora")
+    elif script.name in DIES_OF_TRAINED_TEXT:
+        reason = f"{script.name} dies drawing samples when it trains its text encoder"
+        yield Problem("mode.text_encoder_lr", rate, reason, "mode.text_encoder_lr=0")
     elif known.text.trainable == ["t5xxl"] and not settings.backend.network_args.get("train_t5xxl"):
         reason = f"{script.name} trains T5, the only text encoder of {known.title}, when it is told so only"
         fix = "mode.text_encoder_lr=0, or backend.network_args.train_t5xxl=true"
@@ -335,7 +351,16 @@ def _single_file(script: Script) -> Iterator[Problem]:
 
 def _tokenizer(script: Script) -> Iterator[Problem]:
     named = script.settings.model.tokenizer
-    if named is not None and script.name not in IN_WHOLE_CHECKPOINTS:
+    if named is None:
+        return
+    if "tokenizer_cache_dir" in script.settings.backend.args:
+        reason = "backend.args.tokenizer_cache_dir would take its place"
+        yield Problem("model.tokenizer", named, reason, "model.tokenizer=null")
+    elif script.name in IN_WHOLE_CHECKPOINTS:
+        if Path(named).is_dir() and not is_slow_tokenizer(Path(named)):
+            reason = "has no vocab.json and merges.txt, which are what sd-scripts reads"
+            yield Problem("model.tokenizer", named, reason, "model.tokenizer=FOLDER with both")
+    else:
         reason = f"{script.name} has tokenizers of its own, which it takes from the hub or its cache"
         yield Problem("model.tokenizer", named, reason, "model.tokenizer=null")
 
@@ -346,6 +371,18 @@ def _negative_prompt(script: Script) -> Iterator[Problem]:
     if negative and settings.model.known.kohya.arguments.get("guidance_scale"):
         reason = f"{settings.model.known.title} is drawn in one pass, so this would have no effect"
         yield Problem("sample.negative_prompt", negative, reason, "sample.negative_prompt=''")
+
+
+def _sample_seed(script: Script) -> Iterator[Problem]:
+    if script.name in LUMINA and script.settings.sample.seed == 0:
+        yield Problem("sample.seed", 0, f"{script.name} takes no seed of 0", "sample.seed=1")
+
+
+def _processes(script: Script) -> Iterator[Problem]:
+    processes = script.settings.hardware.num_processes
+    if processes > 1 and script.facts.machine.platform == "cpu":
+        reason = "on a CPU the accelerate of sd-scripts starts one process, whatever it is told"
+        yield Problem("hardware.num_processes", processes, reason, "hardware.num_processes=1, or backend=native")
 
 
 def _buckets(script: Script) -> Iterator[Problem]:
@@ -377,11 +414,22 @@ def _stale_caches(script: Script) -> Iterator[Problem]:
     if facts.dataset is None or facts.checkpoint is None:
         return
     latents, text = chosen_caches(settings, script.parser)
+    if "disk" in (latents, text):
+        yield from _shared_names(script, facts.dataset.train)
     part = cache_part(settings, facts.checkpoint, script.name, script.context().precision, latents=latents, text=text)
     if part is not None:
         yield from cache_problems(
             stale_of(part, [_as_read(each) for each in facts.dataset.train]), clearing=part.clears
         )
+
+
+def _shared_names(script: Script, pictures: Sequence[Picture]) -> Iterator[Problem]:
+    """A cache has its picture's name without the ending: the second of two would be trained as the first."""
+    stems = Counter(picture.path.with_suffix("") for picture in pictures)
+    twice = [picture for picture in pictures if stems[picture.path.with_suffix("")] > 1]
+    if twice:
+        reason = f"pictures whose names differ in the ending only share one cache on the disk: {_listed(twice)}"
+        yield Problem("data.dir", script.settings.data.dir, reason, "other names, or caches in memory")
 
 
 def _as_read(picture: Picture) -> Picture:
@@ -412,6 +460,8 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _parts,
     _tokenizer,
     _negative_prompt,
+    _sample_seed,
+    _processes,
     _buckets,
     _pictures,
     _stale_caches,

@@ -37,6 +37,11 @@ def tokenizer_links(plan: Plan, script: str, folder: Path) -> Path | None:
     return folder
 
 
+def is_slow_tokenizer(folder: Path) -> bool:
+    """What sd-scripts loads, CLIPTokenizer, reads these two."""
+    return all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
 def _link(source: Path, folder: Path, config: Mapping[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -49,8 +54,6 @@ def _link(source: Path, folder: Path, config: Mapping[str, object]) -> None:
 
 
 def _source(plan: Plan) -> Path | None:
-    """CLIPTokenizer, the slow one that sd-scripts loads, reads vocab.json and merges.txt."""
     named, model = plan.settings.model.tokenizer, plan.checkpoint.path
     folder = Path(named) if named else (model if model.is_dir() else model.parent) / "tokenizer"
-    is_whole = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-    return folder.absolute() if is_whole else None
+    return folder.absolute() if is_slow_tokenizer(folder) else None

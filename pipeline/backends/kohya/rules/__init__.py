@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.rules.advice import (
     full_lokr,
+    narrow_weights,
     noise_on_noise,
+    restless_encoders,
     strong_loha,
     unusual_terminal_snr,
     wide_networks,
@@ -24,7 +26,7 @@ from pipeline.backends.kohya.rules.caches import (
     text_encoders_behind_a_cache,
 )
 from pipeline.backends.kohya.rules.losses import huber_threshold, masks
-from pipeline.backends.kohya.rules.memory import precision, swapped_blocks
+from pipeline.backends.kohya.rules.memory import halved_weights, precision, swapped_blocks
 from pipeline.backends.kohya.rules.networks import decomposition, timesteps_of_tlora, weight_norms, whole_blocks
 from pipeline.backends.kohya.rules.optimizers import (
     adafactor_steps,
@@ -82,8 +84,11 @@ RULES: tuple[Rule, ...] = (
     *(schedule_free_weights, scheduler_names, scheduler_arguments, warm_up, unused_schedules),
     *(kind_of_prediction, v_parameterization, terminal_snr, huber_threshold),
     *(flow_timesteps, flow_weighting, timestep_range),
-    *(swapped_blocks, precision, epochs, attention_without_gradient, masks, chroma_padding),
+    *(swapped_blocks, precision, halved_weights, epochs, attention_without_gradient, masks, chroma_padding),
     *(timesteps_of_tlora, whole_blocks, weight_norms, decomposition),
     *(never_read, missing_companion, ignored_beside, refused_together),
 )
-ADVICE: tuple[Advice, ...] = (wide_networks, strong_loha, full_lokr, noise_on_noise, unusual_terminal_snr)
+ADVICE: tuple[Advice, ...] = (
+    *(wide_networks, strong_loha, full_lokr, noise_on_noise, unusual_terminal_snr),
+    *(narrow_weights, restless_encoders),
+)

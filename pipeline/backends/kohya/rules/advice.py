@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.rules.reading import algorithm_of, is_on, number_of
 from pipeline.backends.kohya.rules.wording import line_of
-from pipeline.backends.kohya.scripts import NOISE
+from pipeline.backends.kohya.scripts import ADAPTERS, CHECKPOINTS, FLOW, FLUX, HUNYUAN, NOISE, SD3
 
 WIDEST: Mapping[str, int] = {"locon": 64, "loha": 32}
 LOKR_FULL = 10_000
@@ -56,3 +56,26 @@ def unusual_terminal_snr(asked: Asked) -> Iterator[str]:
         has = "has" if usual else "has no"
         told = f"{asked.key('zero_terminal_snr')}={str(asked_for).lower()}: {asked.settings.model.known.title}"
         yield f"{told} {has} zero terminal SNR as far as is known; the wrong one gives grey or washed-out pictures"
+
+
+def narrow_weights(asked: Asked) -> Iterator[str]:
+    """fine_tune.py and sdxl_train.py keep them in fp32; these load the model in the type of the passes, or of its
+    file."""
+    if asked.parser.script in FLOW & CHECKPOINTS and asked.value("mixed_precision") == "bf16":
+        yield (
+            f"{asked.parser.script} trains the weights themselves in bf16, where small updates are lost:"
+            " hardware.precision=fp32 keeps them, for twice the memory"
+        )
+
+
+def restless_encoders(asked: Asked) -> Iterator[str]:
+    """train_network.py puts every text encoder into training mode for gradient_checkpointing, trained or not, and T5
+    (byT5 too) then drops a tenth of what it reads, in samples and held-out measures as well."""
+    scripts = (SD3 | FLUX | HUNYUAN) & ADAPTERS
+    if asked.parser.script not in scripts or is_on(asked, "cache_text_encoder_outputs"):
+        return
+    if is_on(asked, "gradient_checkpointing"):
+        yield (
+            "beside train.gradient_checkpointing sd-scripts lets T5 drop a tenth of every caption at random, in samples"
+            " and in the held-out loss too: with train.caption_dropout=0 train.shuffle_tags=false they are encoded once"
+        )

@@ -8,7 +8,7 @@ from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.rules.reading import is_on, number_of
 from pipeline.backends.kohya.rules.unread import is_unusable
 from pipeline.backends.kohya.rules.wording import problem_of, switched_off
-from pipeline.backends.kohya.scripts import ANIMA, FLUX, HUNYUAN, SD3
+from pipeline.backends.kohya.scripts import ANIMA, CHECKPOINTS, FLOW, FLUX, HUNYUAN, SD3
 from pipeline.errors import Problem
 
 BLOCK_LIMITS: Mapping[str, int] = {
@@ -48,3 +48,11 @@ def precision(asked: Asked) -> Iterator[Problem]:
         if is_on(asked, name) and mixed == "no" and not is_unusable(asked, name):
             reason = "sd-scripts refuses it without mixed precision"
             yield problem_of(asked, name, reason, f"{key}=bf16, or {switched_off(asked, name)}")
+
+
+def halved_weights(asked: Asked) -> Iterator[Problem]:
+    """The finetunes of flows train the weights in the type that they load them in: accelerate raises "Attempting to
+    unscale FP16 gradients" (flux_train.py, sd3_train.py, lumina_train.py, anima_train.py)."""
+    if asked.parser.script in FLOW & CHECKPOINTS and asked.value("mixed_precision") == "fp16":
+        reason = f"{asked.parser.script} would train weights of fp16, and dies of their gradients"
+        yield problem_of(asked, "mixed_precision", reason, "hardware.precision=bf16, or fp32")

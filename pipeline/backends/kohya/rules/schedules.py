@@ -38,9 +38,7 @@ def scheduler_names(asked: Asked) -> Iterator[Problem]:
     if not name.startswith("adafactor"):
         known = f"it knows {', '.join(SCHEDULERS)}"
         reason = f"sd-scripts dies of it: {known}.{did_you_mean(name, list(SCHEDULERS))}"
-        yield problem_of(
-            asked, "lr_scheduler", reason, f"{key}=cosine, or backend.args.lr_scheduler_type=package.Class"
-        )
+        yield problem_of(asked, "lr_scheduler", reason, f"{key}=cosine")
     elif ":" not in name or optimizer_of(asked).lower() != "adafactor":
         reason = "it is the schedule of the optimizer Adafactor, and is written adafactor:RATE"
         yield problem_of(asked, "lr_scheduler", reason, f"{key}=constant_with_warmup")

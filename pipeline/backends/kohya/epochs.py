@@ -1,0 +1,32 @@
+"""How long an epoch of sd-scripts is, and after how many of them the held-out loss is measured."""
+
+from __future__ import annotations
+
+from pipeline.backends.kohya.arguments import Parser
+from pipeline.backends.kohya.buckets import batches_per_epoch
+from pipeline.backends.kohya.resuming import Resumed, nearest_divisor
+from pipeline.records import Plan
+
+
+def updates_per_epoch(plan: Plan) -> int:
+    train = plan.settings.train
+    batches = batches_per_epoch(
+        plan.dataset.train,
+        resolution_px=train.resolution_px,
+        step_px=plan.settings.model.resolution_step_px,
+        batch_size=train.batch_size,
+        no_upscale=bool(plan.settings.backend.args.get("bucket_no_upscale")),
+    )
+    return max(1, -(-batches // (plan.num_processes * train.accumulation_steps)))
+
+
+def measures_heldout(parser: Parser) -> bool:
+    return "validate_every_n_epochs" in parser.arguments
+
+
+def epochs_between_measures(plan: Plan, resumed: Resumed | None = None) -> int:
+    """The divisor of the number of epochs that is nearest to `train.heldout_every_steps`, so that the last epoch is
+    measured; 0 there means at the end only. A start that goes on counts its own epochs."""
+    updates, every = updates_per_epoch(plan), plan.settings.train.heldout_every_steps
+    epochs = -(-(plan.steps if resumed is None else resumed.last_counted) // updates)
+    return nearest_divisor(epochs, every / updates) if every else epochs
