@@ -33,6 +33,13 @@ def available_memory_bytes(root: Path = ROOT) -> int:
     return max(0, min([psutil.virtual_memory().available, *_memory_left(root)]))
 
 
+def memory_limit_bytes(root: Path = ROOT) -> int:
+    """Of the tightest control group; 0 for none. Version 1 writes a number beyond all memory for none."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    found = [_number(text_of(group / name)) for group in _groups(root, "memory") for name in names]
+    return min((limit for limit in found if 0 < limit < 2**60), default=0)
+
+
 def _cpu_quotas(root: Path) -> Iterator[tuple[int, int]]:
     """(quota, period) in microseconds of every control group above this process; a quota of 0 is no limit."""
     for group in _groups(root, "cpu"):

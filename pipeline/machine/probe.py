@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -62,11 +62,21 @@ def _device_nodes(dev: Path) -> list[Path]:
 
 
 def _ask(command: Sequence[str], seconds: float) -> Answer:
-    """Runs the question in a process group of its own, so that a hung driver's helpers are ended with it."""
+    return _parse(question(command, seconds))
+
+
+def question(command: Sequence[str], seconds: float, *, environment: Mapping[str, str] | None = None) -> bytes:
+    """What the command prints. It runs in a process group of its own, so that a hung driver's helpers are ended with
+    it. Raises NoAnswerError."""
     if not 0 < seconds < threading.TIMEOUT_MAX:
         raise NoAnswerError(f"hardware.probe_seconds={seconds} is no time to wait")
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         output, complaint = process.communicate(timeout=seconds)
@@ -77,7 +87,7 @@ def _ask(command: Sequence[str], seconds: float) -> Answer:
             _kill(process)
     if process.returncode != 0:
         raise NoAnswerError(_last_line(complaint) or f"asking torch ended with status {process.returncode}")
-    return _parse(output)
+    return output
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -242,7 +242,7 @@ def _attention_takes_memory(case: Case) -> Iterator[str]:
     if _attention(case) == ("math",):
         yield (
             f"torch has no fast attention for {case.devices[0].name}: memory grows with the fourth power of a "
-            "picture's side. A smaller train.resolution_px helps, or backend=kohya +backend.args.mem_eff_attn=true"
+            "picture's side. A smaller train.resolution_px helps, or backend=kohya backend.args.mem_eff_attn=true"
         )
 
 
