@@ -261,23 +261,19 @@ def as_json(examination: Examination) -> str:
 
 
 def lines(examination: Examination, width: int | None = None) -> list[str]:
-    """For a terminal: what is found, each on its own line, and under it what to type."""
+    """For a terminal: what is found, and under it each way to mend it."""
     width = min(width or shutil.get_terminal_size().columns, WIDEST)
     told = [line for finding in examination.findings for line in _finding_lines(finding, width)]
     return [*told, "", _summary(examination)]
 
 
 def _finding_lines(finding: Finding, width: int) -> list[str]:
-    label, indent = f"{finding.level:<9}{finding.subject:<12}", " " * 21
-    rows = _wrapped(label + finding.text, width, indent)
-    return rows + (_wrapped(f"{indent}try: {finding.fix}", width, indent + " " * 5) if finding.fix else [])
-
-
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    """Words that are typed stay whole."""
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    """What to type is never broken into lines, so that it can be pasted."""
+    label = f"{finding.level:<9}{finding.subject:<12}"
+    rows = textwrap.wrap(
+        label + finding.text, width, subsequent_indent=" " * 21, break_long_words=False, break_on_hyphens=False
     )
+    return rows + [f"  > {way}" for way in finding.fix.split("; or ") if way]
 
 
 def _summary(examination: Examination) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,16 @@ def test_a_card_that_may_not_be_opened_is_named(tmp_path: Path) -> None:
 def test_a_wanted_platform_may_be_the_processors_graphics(tmp_path: Path) -> None:
     machine, problems = judged("laptop_rocm_torch", tmp_path, PlatformName.rocm)
     assert (machine.platform, problems) == ("rocm", ())
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_card_that_the_user_hides_is_not_missed(hidden: str, tmp_path: Path) -> None:
+    facts = facts_of("rtx_4090_cpu_torch", tmp_path)
+    facts = replace(facts, found=replace(facts.found, environment={"CUDA_VISIBLE_DEVICES": hidden}))
+    assert machine_from(facts, PlatformName.auto)[1] == ()
+    _, (problem,) = machine_from(facts, PlatformName.cuda)
+    assert "CUDA_VISIBLE_DEVICES hides every card" in problem.reason
+    assert problem.fix.startswith("unset CUDA_VISIBLE_DEVICES")
 
 
 def test_another_interpreter_gets_its_own_command(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Finding:
     subject: str
     text: str
     fix: str = ""
-    """What to type; empty where nothing has to be mended."""
+    """What to type, one way or another, parted by `; or `; empty where nothing has to be mended."""
 
 
 def free_bytes(folder: Path) -> int:
@@ -73,7 +73,7 @@ def shared_memory(root: Path = ROOT, size: Free = whole_bytes) -> Iterator[Findi
     folder = root / "dev" / "shm"
     if folder.is_dir() and size(folder) < LEAST_SHM_BYTES:
         text = f"it holds {size(folder) / 2**20:.0f} MiB: the processes that load pictures for backend=kohya die of it"
-        fix = "docker run --shm-size=16g (or --ipc=host); or backend.args.max_data_loader_n_workers=0"
+        fix = "docker run --shm-size=16g; or docker run --ipc=host; or backend.args.max_data_loader_n_workers=0"
         yield Finding("warning", "dev/shm", text, fix)
 
 
@@ -142,10 +142,10 @@ LIBRARIES: Mapping[Vendor, tuple[str, str]] = {
 }
 """What torch's wheels don't bring, and how it comes into a container or a system."""
 OPENING: Mapping[Vendor, str] = {
-    "nvidia": "docker run --gpus all; without a container: install NVIDIA's driver",
-    "amd": "sudo usermod -aG render,video $USER, and log in anew; "
+    "nvidia": "docker run --gpus all; or install NVIDIA's driver, where this is no container",
+    "amd": "sudo usermod -aG render,video $USER   (and log in anew); or "
     "docker run --device=/dev/kfd --device=/dev/dri --group-add video --security-opt seccomp=unconfined --ipc=host",
-    "intel": "sudo usermod -aG render,video $USER, and log in anew; docker run --device=/dev/dri",
+    "intel": "sudo usermod -aG render,video $USER   (and log in anew); or docker run --device=/dev/dri",
 }
 
 

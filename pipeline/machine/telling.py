@@ -23,7 +23,9 @@ def device_choices(machine: Machine) -> Iterator[Choice]:
     """Attention, and each variable of the trainer's environment."""
     if machine.attention:
         known = ", ".join(dict.fromkeys(machine.architectures))
-        reason = f"torch takes the first of {attention_words(machine)} that a layer allows on {known}"
+        several = len(machine.attention) > 1
+        words = f"the first of {attention_words(machine)} that a layer allows" if several else attention_words(machine)
+        reason = f"on {known} torch takes {words}"
         yield Choice("attention", "sdpa", reason)
     for variable in machine.variables:
         yield Choice(variable.name, variable.value, variable.reason)

@@ -16,6 +16,12 @@ from pipeline.records import Answer, Device, Platform, Variable
 ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """In the order in which torch reads them: the first that is set is the one."""
 VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+HIDES: Mapping[Platform, tuple[str, ...]] = {
+    "cuda": ("CUDA_VISIBLE_DEVICES",),
+    "rocm": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+}
+"""What can hide every card of a platform, with one of `NOTHING`."""
+NOTHING = ("", "-1")
 OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
 P2P_DRIVER = (550, 40, 7)
 """From this driver on, GeForce cards of the 40 series can talk to each other, or say that they can't."""
@@ -168,6 +174,11 @@ def without_integrated(answer: Answer, names: Sequence[str], user: Mapping[str, 
     cards = tuple(index for index in every if not is_integrated(names[index]))
     chosen = answer.platform not in MASKS or any(name in user for name in VISIBILITY)
     return every if chosen or not cards else cards
+
+
+def hidden_by(platform: Platform, user: Mapping[str, str]) -> str:
+    """The variable by which the user has hidden every card of the platform; empty for none."""
+    return next((name for name in HIDES.get(platform, ()) if user.get(name) in NOTHING), "")
 
 
 def version(text: str) -> tuple[int, ...]:

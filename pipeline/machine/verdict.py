@@ -22,6 +22,7 @@ from pipeline.machine.cards import PLATFORMS, Card, Found
 from pipeline.machine.variables import (
     OVERRIDE,
     Situation,
+    hidden_by,
     override_for,
     variables_for,
     version,
@@ -139,7 +140,9 @@ def _passed_over(case: Case) -> Card | None:
             return None
     elif case.answer.platform == case.wanted.value:
         return None
+    user = case.found.environment
     cards = [card for card in cards if card.vendor != "intel" or card.arch]  # the rest is too old for torch
+    cards = [card for card in cards if not hidden_by(card.platform, user)]
     order = list(PLATFORMS)
     return min(cards, key=lambda card: (card.integrated, order.index(card.vendor)), default=None)
 
@@ -164,15 +167,20 @@ def _mend(case: Case, card: Card, install: str) -> str:
 
 
 def _not_here(case: Case) -> Problem:
+    """Says what is here. A wheel is named only where a card may be hidden from us: it helps nobody without one."""
     wanted, answer = case.wanted.value, case.answer
     names = ", ".join(device.name for device in answer.devices)
     drives = f"{answer.platform} ({names})" if answer.platform != "cpu" else "the CPU only"
     seen = ", ".join(f"{card}{'' if card.openable else ', which may not be opened'}" for card in case.found.cards)
-    reason = f"{case.torch} can't drive {wanted} here; it can drive {drives}" + (f"; found: {seen}" if seen else "")
-    command = install_command("", wanted)
-    install = f"{case.python} -m {command}" if case.python else command
-    same = f"hardware={answer.platform}"
-    return case.problem(reason, f"hardware=auto, or {same}, or a torch for {wanted}: {install}")
+    reason = f"{case.torch} can't drive {wanted} here; it can drive {drives}; found: {seen or 'no card'}"
+    hidden = next((hidden_by(each, case.found.environment) for each in PLATFORMS.values() if each == wanted), "")
+    if hidden:
+        return case.problem(f"{reason}. {hidden} hides every card", f"unset {hidden}; or hardware=auto")
+    ways = ["hardware=auto", f"hardware={answer.platform}"]
+    if not case.found.usable:
+        command = install_command("", wanted)
+        ways.append(f"a torch for {wanted}: {f'{case.python} -m {command}' if case.python else command}")
+    return case.problem(reason, ", or ".join(ways))
 
 
 def _has_kernels(case: Case) -> Iterator[Problem]:
