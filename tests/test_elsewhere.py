@@ -12,7 +12,9 @@ from pipeline.errors import UnreadableFile
 from pipeline.machine.elsewhere import machine_elsewhere
 from pipeline.machine.facts import MachineFacts, facts_record, read_facts
 from pipeline.settings import PlatformName, Until
+from pipeline.validate import validate
 from tests import given
+from tests.test_detect import demo_like
 from tests.test_machines import facts_of
 
 
@@ -34,6 +36,15 @@ def test_the_other_machine_stands_for_this_one(facts: MachineFacts, tmp_path: Pa
     file = written(facts, tmp_path / "facts.json")
     machine, problems = machine_elsewhere(given.settings(until=Until.render, hardware__facts=file), file)
     assert (machine.platform, machine.device_names, problems) == ("rocm", ("AMD Radeon RX 7900 XTX",), ())
+
+
+def test_a_plan_is_made_for_the_other_machine(facts: MachineFacts, tmp_path: Path) -> None:
+    settings = demo_like(tmp_path)
+    settings.until, settings.hardware.name = Until.render, PlatformName.rocm
+    settings.hardware.facts = written(facts, tmp_path / "facts.json")
+    plan = validate(settings, detect(settings, tmp_path / "run"))
+    assert (plan.machine.platform, plan.precision) == ("rocm", "bf16")
+    assert "MIOPEN_FIND_MODE" in {choice.key for choice in plan.choices}
 
 
 def test_nothing_is_trained_here_with_them(facts: MachineFacts, tmp_path: Path) -> None:

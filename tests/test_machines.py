@@ -12,7 +12,13 @@ import pytest
 
 from pipeline.errors import Problem
 from pipeline.machine import cards
-from pipeline.machine.architectures import ARCHITECTURES, architecture, gfx_name, install_command
+from pipeline.machine.architectures import (
+    ARCHITECTURES,
+    architecture,
+    gfx_name,
+    install_command,
+    intel_family_named,
+)
 from pipeline.machine.cards import Found, Said, find_cards
 from pipeline.machine.facts import MachineFacts, answer_from, machine_from
 from pipeline.machine.precision import choose_precision
@@ -242,6 +248,31 @@ def test_a_card_that_the_user_hides_is_not_missed(hidden: str, tmp_path: Path) -
     assert problem.fix.startswith("unset CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [("expandable_segments:True", "expandable_segments:False"), ("a:1,expandable_segments:true,b:2", "a:1,b:2")],
+)
+def test_segments_that_hang_are_taken_out(given: str, left: str, tmp_path: Path) -> None:
+    facts = facts_of("rx_7900_xtx", tmp_path)
+    facts = replace(facts, found=replace(facts.found, environment={"PYTORCH_ALLOC_CONF": given}))
+    variables = {variable.name: variable.value for variable in machine_from(facts, PlatformName.auto)[0].variables}
+    assert variables["PYTORCH_ALLOC_CONF"] == left
+
+
+@pytest.mark.parametrize("given", ["expandable_segments:False", "expandable_segments:True,max_split_size_mb:64"])
+def test_what_the_user_says_of_segments_stands(given: str, tmp_path: Path) -> None:
+    facts = facts_of("rtx_4090", tmp_path)
+    facts = replace(facts, found=replace(facts.found, environment={"PYTORCH_ALLOC_CONF": given}))
+    assert "PYTORCH_ALLOC_CONF" not in {each.name for each in machine_from(facts, PlatformName.auto)[0].variables}
+
+
+def test_an_older_torch_knows_the_older_name(tmp_path: Path) -> None:
+    facts = facts_of("rtx_4090", tmp_path)
+    assert facts.answer is not None
+    machine, _ = machine_from(replace(facts, answer=replace(facts.answer, torch="2.8.0+cu128")), PlatformName.auto)
+    assert "PYTORCH_CUDA_ALLOC_CONF" in {each.name for each in machine.variables}
+
+
 def test_another_interpreter_gets_its_own_command(tmp_path: Path) -> None:
     facts = facts_of("rx_7900_xtx_cpu_torch", tmp_path)
     _, (problem,) = machine_from(facts, PlatformName.auto, python="/sd/venv/bin/python")
@@ -366,6 +397,24 @@ def test_no_wheel_is_named_where_none_is_known() -> None:
 @pytest.mark.parametrize("row", ARCHITECTURES, ids=lambda row: row.pattern)
 def test_every_architecture_can_fall_back_to_plain_products(row: Any) -> None:
     assert row.attention[-1] == "math"
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Intel(R) Arc(TM) A770 Graphics", "alchemist"),
+        ("Intel(R) Data Center GPU Flex 170", "alchemist"),
+        ("Intel(R) Arc(TM) B580 Graphics", "battlemage"),
+        ("Intel(R) Arc(TM) Pro B60 Graphics", "battlemage"),
+        ("Intel(R) Data Center GPU Max 1550", "ponte_vecchio"),
+        ("Intel(R) Arc(TM) 140V GPU (16GB)", "core_ultra"),
+        ("Intel(R) Arc(TM) B390 GPU", "core_ultra"),
+        ("Intel(R) Arc(TM) Graphics", "core_ultra"),
+        ("Something new", ""),
+    ],
+)
+def test_the_family_by_the_name_that_torch_gives(name: str, family: str) -> None:
+    assert intel_family_named(name) == family
 
 
 def test_an_unknown_architecture_is_not_guessed() -> None:

@@ -78,9 +78,10 @@ INTEL_DEVICES = (
 INTEL_NAMES = (
     (r"Arc.*\bA\d{3}M?\b", "alchemist"),
     (r"Flex", "alchemist"),
+    (r"Arc.*\bB3[79]0\b", "core_ultra"),  # of Panther Lake
     (r"Arc.*\bB\d{2,3}\b", "battlemage"),
     (r"Data Center GPU Max", "ponte_vecchio"),
-    (r"Graphics", "core_ultra"),
+    (r"Graphics|Arc.*\b1[34]0[VT]\b", "core_ultra"),
 )
 """Beginnings of what torch calls them, the special ones first."""
 

@@ -112,7 +112,8 @@ def _allocator(situation: Situation) -> Iterator[Variable]:
         yield Variable(name or _allocator_name(situation.answer.torch), value, reason)
     elif platform == "rocm" and name and _expands(given):
         reason = "expandable_segments is taken out: it hangs or crashes the driver of AMD"
-        yield Variable(name, ",".join(option for option in given.split(",") if not _expands(option)), reason)
+        rest = ",".join(option for option in given.split(",") if not _expands(option))
+        yield Variable(name, rest or "expandable_segments:False", reason)
 
 
 def _allocator_name(torch: str) -> str:
