@@ -248,6 +248,16 @@ def test_a_card_that_the_user_hides_is_not_missed(hidden: str, tmp_path: Path) -
     assert problem.fix.startswith("unset CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.parametrize("arch", ["sm_35", "gfx1010"])
+def test_a_card_that_no_torch_drives_is_not_missed(arch: str) -> None:
+    card = cards.Card("amd" if arch.startswith("gfx") else "nvidia", "An old card", arch)
+    cpu = answer_from({"torch": "2.13.0+cpu", "platform": "cpu", "devices": []})
+    facts = MachineFacts(Found((card,)), cpu)
+    assert machine_from(facts, PlatformName.auto)[1] == ()
+    _, (problem,) = machine_from(facts, PlatformName(card.platform))
+    assert problem.fix == "no wheel of torch is known for it; or hardware=cpu"
+
+
 @pytest.mark.parametrize(
     ("given", "left"),
     [("expandable_segments:True", "expandable_segments:False"), ("a:1,expandable_segments:true,b:2", "a:1,b:2")],

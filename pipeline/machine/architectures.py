@@ -42,6 +42,7 @@ MATH = ("math",)
 ONEDNN = ("onednn", "math")
 
 ARCHITECTURES = (
+    Architecture(r"sm_[1-4]\d", MATH, "", without_bf16="fp32"),
     Architecture(r"sm_[56]\d", EFFICIENT, "cu126", older=True, without_bf16="fp32"),
     Architecture(r"sm_7[0-4]", EFFICIENT, "cu126", older=True),
     Architecture(r"sm_7[5-9]", EFFICIENT, "cu130"),

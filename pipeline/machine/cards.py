@@ -162,13 +162,16 @@ def _nvidia_by_tool(said: Said) -> Iterator[Card]:
 
 
 def _nvidia_by_driver(root: Path) -> Iterator[Card]:
-    """From what the kernel module tells where its tool does not answer."""
+    """From what the kernel module tells where its tool does not answer. Its devices are not opened then: a driver that
+    hangs would hang us too."""
     release = re.search(r"\b(\d{3}\.\d+(\.\d+)?)\b", text_of(root / "proc/driver/nvidia/version"))
     for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
         fields = _colons(text_of(file))
         node = root / f"dev/nvidia{fields.get('Device Minor', '')}"
         name = fields.get("Model", "NVIDIA card")
-        yield Card("nvidia", name, driver=release.group(1) if release else "", openable=can_open(node))
+        yield Card(
+            "nvidia", name, driver=release.group(1) if release else "", openable=os.access(node, os.R_OK | os.W_OK)
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- AMD

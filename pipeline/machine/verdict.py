@@ -135,7 +135,7 @@ def _passed_over(case: Case) -> Card | None:
     """The best card of the wanted platform that torch does not drive; with hardware=auto only where it drives none."""
     cards = [card for card in case.found.usable if case.wanted.value in ("auto", card.platform)]
     if case.wanted is PlatformName.auto:
-        cards = [card for card in cards if not card.integrated]
+        cards = [card for card in cards if not card.integrated and case.install(card)]  # the rest is of no use
         if any(not is_integrated(name) for name in case.architectures):
             return None
     elif case.answer.platform == case.wanted.value:
