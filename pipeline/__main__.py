@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 
 from pipeline.errors import RunError
-from pipeline.settings import PROJECT, PlatformName
-from pipeline.wording import machine_lines
-
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "lycoris-lora", "bitsandbytes", "safetensors", "mlflow")
-PROBE_SECONDS = 60
+from pipeline.settings import PROJECT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,18 +38,11 @@ def detect(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    from pipeline.machine.probe import probe_machine
+    from pipeline.doctor import as_json, examine, lines
 
-    machine, problems = probe_machine(PlatformName.auto, seconds=PROBE_SECONDS)
-    versions = {name: _version(name) for name in PACKAGES}
-    if arguments.json:
-        told = {"machine": asdict(machine), "python": sys.version.split()[0], "packages": versions}
-        _tell([json.dumps(told | {"problems": [str(problem) for problem in problems]}, indent=1)])
-    else:
-        missing = [f"  {name:<14}{version or 'missing'}" for name, version in versions.items()]
-        _tell([*machine_lines(machine), f"  {'python':<14}{sys.version.split()[0]}", *missing])
-        _tell([f"  problem: {problem}" for problem in problems])
-    return 1 if problems else 0
+    examination = examine()
+    _tell([as_json(examination)] if arguments.json else lines(examination))
+    return 1 if examination.failed else 0
 
 
 def audit(arguments: argparse.Namespace) -> int:
@@ -96,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     detecting.add_argument("paths", nargs="+", metavar="PATH", help="a file, a model's folder, a folder of them")
     detecting.add_argument("--json", action="store_true", help="print an object a file, each on a line")
     detecting.set_defaults(verb=detect)
-    doctoring = verbs.add_parser("doctor", help="say what this machine can train on")
-    doctoring.add_argument("--json", action="store_true", help="print JSON")
+    doctoring = verbs.add_parser("doctor", help="examine this machine: what it can train on, and what is missing")
+    doctoring.add_argument("--json", action="store_true", help="print what hardware.facts=FILE takes")
     doctoring.set_defaults(verb=doctor)
     auditing = verbs.add_parser("audit", help="say which arguments of sd-scripts can be set from here")
     auditing.add_argument("--root", metavar="DIR", help="its checkout; default: SD_SCRIPTS_ROOT, else what was audited")
@@ -117,13 +103,6 @@ def _parser() -> argparse.ArgumentParser:
 def _run_folders() -> list[Path]:
     named = [root / name for root in (PROJECT, Path.cwd()) for name in ("outputs", "multirun")]
     return [folder for folder in dict.fromkeys(named) if folder.is_dir()]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _tell(lines: Sequence[str], *, error: bool = False) -> None:

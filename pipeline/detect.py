@@ -13,6 +13,7 @@ from pipeline.checkpoint.recognise import recognise
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.families import Part
+from pipeline.machine.elsewhere import machine_elsewhere
 from pipeline.machine.probe import probe_machine
 from pipeline.records import Checkout, Checkpoint, Facts, Machine
 from pipeline.settings import Model, Settings
@@ -37,7 +38,11 @@ def detect(settings: Settings, run_dir: Path) -> Facts:
 
 
 def _own_trainer(settings: Settings) -> tuple[Machine, None, tuple[Problem, ...]]:
-    machine, problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
+    hardware = settings.hardware
+    if hardware.facts is not None:
+        machine, problems = machine_elsewhere(settings, hardware.facts)
+    else:
+        machine, problems = probe_machine(hardware.name, seconds=hardware.probe_seconds)
     return machine, None, problems
 
 

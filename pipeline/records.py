@@ -16,6 +16,43 @@ Predicted = Literal["epsilon", "v_prediction", "flow"]
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """A card as torch sees it."""
+
+    name: str
+    free_bytes: int
+    bf16: bool
+    """It multiplies bfloat16 in hardware."""
+    arch: str = ""
+    """sm_89 or gfx1100; empty where the answer does not tell."""
+    total_bytes: int = 0
+    """0 where the answer does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a torch said of itself; no devices for a CPU."""
+
+    torch: str
+    """With its build: 2.13.0+cu130; empty where there is none."""
+    platform: Platform
+    devices: tuple[Device, ...]
+    builds: Mapping[str, str] = field(default_factory=dict)
+    """What it was built for, with the version: cuda, hip, xpu."""
+    arch_list: tuple[str, ...] = ()
+    """Architectures that it has kernels for; empty where nothing tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the trainer's environment, and why it is set."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What this interpreter's torch can drive, asked in a child process."""
 
@@ -30,6 +67,14 @@ class Machine:
     """The device multiplies bfloat16 in hardware."""
     torch_version: str
     """Empty when torch can't be imported."""
+    architectures: tuple[str, ...] = ()
+    """Of the devices, as far as they are known: sm_89, gfx1100, alchemist."""
+    attention: tuple[str, ...] = ()
+    """Kernels that torch's attention has for all devices, the best first; empty where that is not known."""
+    variables: tuple[Variable, ...] = ()
+    """What the trainer's environment needs for these devices, beside what the user has set."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing of these devices."""
 
     @property
     def torch_device(self) -> str:
@@ -63,6 +108,8 @@ class Checkout:
     torch_version: str
     """With its build: 2.8.0+cu128."""
     python_version: str
+    answer: Answer | None = None
+    """What its torch said of itself; None where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,11 +293,14 @@ class Hardware:
     name: PlatformName
     """The option of the group."""
     precision: Precision
-    """Type of the forward and backward pass; auto: bf16 where the device has it, else fp32."""
+    """Type of the forward and backward pass; auto: bf16 where the device has it, else fp16 where that is fast, else
+    fp32."""
     num_processes: int
     """One a device."""
     probe_seconds: float
     """Time limit for asking torch what it can drive."""
+    facts: Optional[str]
+    """What `python -m pipeline doctor --json` printed on another machine, to render for it; null: this machine."""
 
 
 @dataclass

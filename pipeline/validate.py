@@ -27,6 +27,7 @@ from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
 from pipeline.machine.precision import choose_precision, precision_problems
+from pipeline.machine.telling import device_choices
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
 from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
 
@@ -193,7 +194,7 @@ def _machine_has_devices(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 def _machine_is_known(facts: Facts) -> bool:
     """Else the facts show the CPU in place of what was asked for, and its limits would mislead."""
-    return not any(problem.key == "hardware" for problem in facts.problems)
+    return not any(problem.key in ("hardware", "hardware.facts") for problem in facts.problems)
 
 
 def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -261,6 +262,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         model_choice(settings, checkpoint),
         _platform_choice(settings, facts),
         precision_choice,
+        *device_choices(facts.machine),
         prediction_choice(settings, checkpoint),
         _heldout_choice(settings, dataset),
         steps_choice,
@@ -279,6 +281,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         fingerprint="",
         choices=tuple(choice for choice in choices if choice is not None),
         warnings=(
+            *facts.machine.warnings,
             *_warnings(settings, checkpoint, dataset),
             *BACKENDS[settings.backend.name]().warnings(settings, facts),
         ),

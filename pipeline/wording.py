@@ -48,6 +48,7 @@ def machine_lines(machine: Machine) -> list[str]:
         ("memory", f"{size(machine.memory_bytes)} free"),
         ("cpu cores", str(machine.cpu_cores)),
         ("bfloat16", "in hardware" if machine.bf16 else "not in hardware"),
+        *((("attention", ", ".join(machine.attention)),) if machine.attention else ()),
         ("torch", machine.torch_version or "can't be imported"),
     )
 

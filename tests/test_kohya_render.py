@@ -19,7 +19,7 @@ from pipeline.backends.kohya.buckets import batches_per_epoch, bucket_limits_px,
 from pipeline.backends.kohya.dataset_file import dataset_table, link_heldout, metadata_text
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
-from pipeline.backends.kohya.look import look_for_trainer
+from pipeline.backends.kohya.look import _hijack_problems, look_for_trainer
 from pipeline.backends.kohya.lycoris_arguments import OF_THE_NETWORK
 from pipeline.backends.kohya.manifest import differences as changed_arguments
 from pipeline.backends.kohya.manifest import load
@@ -35,10 +35,13 @@ from pipeline.backends.kohya.written import LAST_OF_STATE, differences
 from pipeline.dataset.picture import read_picture
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.journal import Journal
-from pipeline.records import Dataset, Machine, Picture, Plan
+from pipeline.machine.facts import facts_record
+from pipeline.records import Dataset, Machine, Picture, Plan, Variable
 from pipeline.resume import checkpoints
-from pipeline.settings import PROJECT, Algorithm
+from pipeline.settings import PROJECT, Algorithm, PlatformName
 from tests import given
+from tests.test_kohya_support import checkout as checkout_with
+from tests.test_machines import facts_of as machine_facts
 
 FILE = Path("/models/model.safetensors")
 
@@ -588,6 +591,28 @@ def test_how_processes_are_started(platform: Any, processes: int, kind: str, thr
     assert argv[-3:] == ["x.py", "--config_file", "/t.toml"]
     assert "--main_process_port" not in argv, "accelerate 1.6 hands a 0 on, and torch waits for a port that is none"
     assert environment(plan)["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_what_the_devices_need_is_in_the_scripts_environment() -> None:
+    card = replace(given.CARD, platform="rocm", variables=(Variable("MIOPEN_FIND_MODE", "FAST", "it is faster"),))
+    assert environment(plan_of(machine=card))["MIOPEN_FIND_MODE"] == "FAST"
+
+
+@pytest.mark.parametrize(("torch", "count"), [("2.9.1+xpu", 0), ("2.10.0+xpu", 1), ("2.13.0+xpu", 1)])
+def test_a_torch_that_the_scripts_break_on_intel_is_told(torch: str, count: int) -> None:
+    card = replace(given.CARD, platform="xpu")
+    told = list(_hijack_problems(card, replace(checkout_with(), torch_version=torch)))
+    assert len(told) == count
+    assert all('"torch<2.10" --index-url' in problem.fix for problem in told)
+
+
+@pytest.mark.parametrize("wanted", [PlatformName.auto, PlatformName.xpu])
+def test_another_machines_facts_need_no_checkout(tmp_path: Path, wanted: PlatformName) -> None:
+    file = tmp_path / "facts.json"
+    file.write_text(json.dumps({"facts": facts_record(machine_facts("arc_b580", tmp_path))}))
+    settings = plan_of("until=render", f"hardware={wanted.value}", f"hardware.facts={file}").settings
+    machine, checkout, problems = look_for_trainer(settings)
+    assert (machine.platform, checkout, problems) == ("xpu", None, ())
 
 
 @pytest.mark.parametrize("name", ["run", "a run's (v2)"])

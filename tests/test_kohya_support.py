@@ -11,7 +11,7 @@ from pipeline.backends.kohya.manifest import SCRIPTS
 from pipeline.backends.kohya.support import kohya_problems, kohya_warnings
 from pipeline.backends.kohya.translation import ELSEWHERE, settings_of
 from pipeline.errors import Problem
-from pipeline.records import Checkout, Picture
+from pipeline.records import Checkout, Picture, Platform
 from pipeline.settings import KohyaCache, Settings
 from tests import given
 from tests.golden_kohya import composed, facts_of, plan_of
@@ -327,3 +327,11 @@ def test_a_caption_of_several_lines_is_one_cache(tmp_path: Path) -> None:
 
     assert one_line("a cat,\n on a  mat\n") == "a cat, on a mat"
     assert one_line(Picture(tmp_path / "a.png", "a cat", 1, 1, "d").caption) == "a cat"
+
+
+@pytest.mark.parametrize(("platform", "count"), [("cpu", 1), ("xpu", 1), ("cuda", 0), ("rocm", 0)])
+def test_several_processes_are_refused_where_one_would_start(platform: Platform, count: int) -> None:
+    settings = composed("sdxl", "lora", "hardware.num_processes=2")
+    machine = replace(given.CARD, platform=platform, device_names=("A card", "A card"))
+    told = kohya_problems(settings, replace(facts_of(settings), machine=machine))
+    assert [problem.key for problem in told] == ["hardware.num_processes"] * count

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.machine import host
-from pipeline.machine.ask import _drivable
+from pipeline.machine.ask import _drivable, answer
 from pipeline.machine.precision import choose_precision, precision_problems
 from pipeline.machine.probe import probe_machine
 from pipeline.settings import PlatformName, Precision
@@ -200,15 +201,17 @@ def test_the_cache_leaves_no_unfinished_files(dev: Path, tmp_path: Path, cache_f
 
 def torch_with(*, major: int = 9, arch: str = "", hip: str | None = None, xpu: bool = False) -> Any:
     """The parts of torch that are asked, since no card is here."""
-    card = SimpleNamespace(name="A card", major=major, gcnArchName=arch)
+    card = SimpleNamespace(name="A card", major=major, minor=6, gcnArchName=arch)
     arc = SimpleNamespace(name="An Arc", total_memory=16, has_bfloat16_conversions=True)
     return SimpleNamespace(
-        version=SimpleNamespace(hip=hip),
+        __version__="2.13.0",
+        version=SimpleNamespace(hip=hip, cuda=None if hip or xpu else "13.0"),
         cuda=SimpleNamespace(
             is_available=lambda: not xpu,
             device_count=lambda: 1,
             get_device_properties=lambda index: card,
             mem_get_info=lambda index: (7, 8),
+            get_arch_list=lambda: ["sm_75", "sm_86"],
         ),
         xpu=SimpleNamespace(is_available=lambda: xpu, device_count=lambda: 1, get_device_properties=lambda index: arc),
     )
@@ -230,6 +233,24 @@ def torch_with(*, major: int = 9, arch: str = "", hip: str | None = None, xpu: b
 def test_platform_and_bfloat16_of_a_device(torch: Any, platform: str, bf16: bool) -> None:
     found, (device,) = _drivable(torch)
     assert (found, device["bf16"]) == (platform, bf16)
+
+
+@pytest.mark.parametrize(
+    ("torch", "arch", "builds"),
+    [
+        (torch_with(major=8), "sm_86", {"cuda": "13.0"}),
+        (torch_with(hip="7.2", arch="gfx942:sramecc+:xnack-"), "gfx942", {"hip": "7.2"}),
+        (torch_with(xpu=True), "", {}),
+    ],
+)
+def test_architecture_and_builds_are_told(torch: Any, arch: str, builds: dict[str, str]) -> None:
+    said: Any = answer(torch, "auto")
+    assert (said["devices"][0]["arch"], said["builds"]) == (arch, builds)
+    assert said["arch_list"] == ([] if arch == "" else ["sm_75", "sm_86"])
+
+
+def test_no_device_is_asked_where_a_cpu_is_wanted() -> None:
+    assert answer(torch_with(), "cpu")["devices"] == []
 
 
 # -------------------------------------------------------------------------------------------------------------- host
@@ -286,7 +307,14 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "precision"), [(given.CPU, "fp32"), (given.CARD, "bf16"), (given.OLD_CARD, "fp32")]
+    ("machine", "precision"),
+    [
+        (given.CPU, "fp32"),
+        (given.CARD, "bf16"),
+        (given.OLD_CARD, "fp32"),
+        (replace(given.OLD_CARD, architectures=("sm_75",)), "fp16"),
+        (replace(given.OLD_CARD, architectures=("sm_75", "sm_61")), "fp32"),
+    ],
 )
 def test_automatic_precision_has_a_reason(machine: Any, precision: str) -> None:
     chosen, choice = choose_precision(Precision.auto, machine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.randomness import draw_batch
+from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import build_optimizer, lr_factor
+from pipeline.records import Variable
 from pipeline.render import BACKENDS
 from pipeline.settings import PROJECT
+from tests.conftest import PlanFor
 
 TRAIN = TrainPart(
     steps=100,
@@ -238,3 +242,11 @@ def test_every_optimizer_learns_and_survives_a_checkpoint(path: Path, tmp_path: 
 
 def test_every_backend_of_the_group_can_render() -> None:
     assert {path.stem for path in (PROJECT / "conf" / "backend").glob("*.yaml")} == set(BACKENDS)
+
+
+def test_what_the_devices_need_is_in_the_trainers_environment(plan_for: PlanFor, tmp_path: Path) -> None:
+    plan = plan_for(model=tmp_path)
+    variables = (Variable("SYCL_CACHE_PERSISTENT", "1", "kernels are kept"),)
+    job = render(replace(plan, machine=replace(plan.machine, variables=variables)), tmp_path / "run")
+    assert job.env["SYCL_CACHE_PERSISTENT"] == "1"
+    assert json.loads((tmp_path / "run" / "job" / "command.json").read_text())["env"] == dict(job.env)

@@ -14,7 +14,7 @@ from pipeline.checks.claims import is_refuted, predicts
 from pipeline.checks.limits import LIMITS
 from pipeline.checks.networks import ARGUMENTS, WORDS
 from pipeline.errors import InvalidSettings, Problem
-from pipeline.records import Dataset, Facts, Plan
+from pipeline.records import Dataset, Facts, Plan, Variable
 from pipeline.settings import (
     Algorithm,
     PlatformName,
@@ -581,6 +581,20 @@ def test_the_fingerprint_stays_for_what_changes_no_weight(values: dict[str, obje
 )
 def test_the_fingerprint_follows_what_changes_the_weights(values: dict[str, object]) -> None:
     assert fingerprint(values) != fingerprint({})
+
+
+def test_what_was_chosen_for_the_devices_is_told() -> None:
+    card = replace(
+        given.CARD,
+        architectures=("sm_89",),
+        attention=("flash", "math"),
+        variables=(Variable("CUDA_DEVICE_ORDER", "PCI_BUS_ID", "as nvidia-smi counts"),),
+        warnings=("it is hot",),
+    )
+    made = plan(given.settings(), given.facts(machine=card))
+    chosen = {choice.key: choice.value for choice in made.choices}
+    assert (chosen["attention"], chosen["CUDA_DEVICE_ORDER"]) == ("sdpa", "PCI_BUS_ID")
+    assert "it is hot" in made.warnings
 
 
 def test_the_fingerprint_follows_model_pictures_machine_and_torch() -> None:

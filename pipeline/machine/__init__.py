@@ -1,1 +1,1 @@
-"""What this machine is: the devices that torch can drive, cores, memory."""
+"""What this machine is: the cards that it has, what torch can drive of them, cores, memory, and what follows."""

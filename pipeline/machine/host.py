@@ -15,7 +15,7 @@ ROOT = Path("/")
 
 def cpu_name(root: Path = ROOT) -> str:
     """The model name of the processor, else its architecture."""
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -33,12 +33,19 @@ def available_memory_bytes(root: Path = ROOT) -> int:
     return max(0, min([psutil.virtual_memory().available, *_memory_left(root)]))
 
 
+def memory_limit_bytes(root: Path = ROOT) -> int:
+    """Of the tightest control group; 0 for none. Version 1 writes a number beyond all memory for none."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    found = [_number(text_of(group / name)) for group in _groups(root, "memory") for name in names]
+    return min((limit for limit in found if 0 < limit < 2**60), default=0)
+
+
 def _cpu_quotas(root: Path) -> Iterator[tuple[int, int]]:
     """(quota, period) in microseconds of every control group above this process; a quota of 0 is no limit."""
     for group in _groups(root, "cpu"):
-        quota, _, period = _text(group / "cpu.max").partition(" ")
+        quota, _, period = text_of(group / "cpu.max").partition(" ")
         yield _number(quota), _number(period)
-        yield _number(_text(group / "cpu.cfs_quota_us")), _number(_text(group / "cpu.cfs_period_us"))
+        yield _number(text_of(group / "cpu.cfs_quota_us")), _number(text_of(group / "cpu.cfs_period_us"))
 
 
 def _memory_left(root: Path) -> Iterator[int]:
@@ -48,14 +55,14 @@ def _memory_left(root: Path) -> Iterator[int]:
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit = _number(_text(group / limit_file))
+            limit = _number(text_of(group / limit_file))
             if limit:
-                yield limit - _number(_text(group / used_file)) + _stat(group / "memory.stat", cached_name)
+                yield limit - _number(text_of(group / used_file)) + _stat(group / "memory.stat", cached_name)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's control group and of those around it, in versions 1 and 2."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and controller not in controllers.split(","):
             continue
@@ -66,7 +73,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _stat(path: Path, name: str) -> int:
-    rows = (line.split() for line in _text(path).splitlines())
+    rows = (line.split() for line in text_of(path).splitlines())
     return next((_number(row[1]) for row in rows if len(row) == 2 and row[0] == name), 0)
 
 
@@ -76,7 +83,7 @@ def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """Empty where the file is not there: most of these exist on some kernels only."""
     try:
         return path.read_text(errors="replace")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pipeline.errors import Problem
+from pipeline.machine.architectures import narrow_without_bf16
 from pipeline.records import Choice, Machine
 from pipeline.settings import Precision
 
@@ -13,7 +14,8 @@ Chosen = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_precision(wanted: Precision, machine: Machine) -> tuple[Chosen, Choice | None]:
-    """What was asked for; for auto bfloat16 where the device multiplies it in hardware, else float32."""
+    """What was asked for; for auto bfloat16 where the device multiplies it in hardware, else float16 where that is
+    fast, else float32."""
     if wanted is not Precision.auto:
         return wanted.value, None
     if machine.platform == "cpu":
@@ -22,7 +24,9 @@ def choose_precision(wanted: Precision, machine: Machine) -> tuple[Chosen, Choic
     elif machine.bf16:
         chosen, reason = "bf16", f"{machine.device_names[0]} multiplies bfloat16 in hardware"
     else:
-        chosen, reason = "fp32", f"{machine.device_names[0]} does not multiply bfloat16 in hardware"
+        chosen = narrow_without_bf16(machine.architectures)
+        slow = "bfloat16" if chosen == "fp16" else "bfloat16 or float16 fast"
+        reason = f"{machine.device_names[0]} does not multiply {slow} in hardware"
     return chosen, Choice("hardware.precision", chosen, reason)
 
 

@@ -1,4 +1,4 @@
-"""Finds out what this interpreter's torch can drive, without importing it here."""
+"""Looks at the machine, and asks this interpreter's torch what it can drive, without importing it here."""
 
 from __future__ import annotations
 
@@ -10,40 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import get_args
 
 from pipeline.errors import Problem
-from pipeline.machine import host
-from pipeline.records import Machine, Platform
+from pipeline.machine.cards import Found, find_cards
+from pipeline.machine.facts import MachineFacts, answer_from, facts_here, machine_from
+from pipeline.machine.variables import NAMES, VISIBILITY
+from pipeline.records import Answer, Machine
 from pipeline.settings import PlatformName
 
-ASK = (sys.executable, "-P", str(Path(__file__).with_name("ask.py")))
-INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/"
-WHEELS = {"cuda": "cu130", "rocm": "rocm7.2", "xpu": "xpu"}
+ASK_FILE = Path(__file__).with_name("ask.py")
+ASK = (sys.executable, "-P", str(ASK_FILE))
 DEVICE_NODES = ("nvidia[0-9]*", "kfd", "dri/renderD*", "dxg")
-VISIBILITY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A card as torch sees it."""
-
-    name: str
-    free_bytes: int
-    bf16: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What torch said of itself; no devices for a CPU."""
-
-    torch: str
-    platform: Platform
-    devices: tuple[Device, ...]
 
 
 class NoAnswerError(Exception):
@@ -53,16 +34,24 @@ class NoAnswerError(Exception):
 def probe_machine(
     wanted: PlatformName, *, seconds: float, command: Sequence[str] = ASK, dev: Path = Path("/dev")
 ) -> tuple[Machine, tuple[Problem, ...]]:
-    """The machine, and what keeps the wanted platform from being used. Takes `seconds` at the most; never raises."""
+    """The machine, and what keeps the wanted platform from being used. Takes `seconds` and the time limit of the
+    driver's tool at the most; never raises."""
+    return machine_from(look(wanted, seconds=seconds, command=command, dev=dev), wanted)
+
+
+def look(
+    wanted: PlatformName, *, seconds: float, command: Sequence[str] = ASK, dev: Path = Path("/dev")
+) -> MachineFacts:
+    """What is here, with nothing decided. Where a CPU is wanted no card is looked for."""
     asked = "cpu" if wanted is PlatformName.cpu else "auto"
     remembered = None if _device_nodes(dev) else _cache_file(asked)
+    found = Found() if asked == "cpu" else find_cards(dev.parent, names=NAMES)
     try:
         answer = _recall(remembered) or _ask([*command, asked], seconds)
     except NoAnswerError as error:
-        return _cpu_machine(torch_version=""), (_no_torch(wanted, str(error)),)
+        return facts_here(found, None, no_answer=str(error))
     _remember(answer, remembered)
-    machine = _machine(answer)
-    return machine, () if wanted.value in ("auto", machine.platform) else (_not_drivable(wanted, machine),)
+    return facts_here(found, answer)
 
 
 def _device_nodes(dev: Path) -> list[Path]:
@@ -73,11 +62,21 @@ def _device_nodes(dev: Path) -> list[Path]:
 
 
 def _ask(command: Sequence[str], seconds: float) -> Answer:
-    """Runs the question in a process group of its own, so that a hung driver's helpers are ended with it."""
+    return _parse(question(command, seconds))
+
+
+def question(command: Sequence[str], seconds: float, *, environment: Mapping[str, str] | None = None) -> bytes:
+    """What the command prints. It runs in a process group of its own, so that a hung driver's helpers are ended with
+    it. Raises NoAnswerError."""
     if not 0 < seconds < threading.TIMEOUT_MAX:
         raise NoAnswerError(f"hardware.probe_seconds={seconds} is no time to wait")
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         output, complaint = process.communicate(timeout=seconds)
@@ -88,7 +87,7 @@ def _ask(command: Sequence[str], seconds: float) -> Answer:
             _kill(process)
     if process.returncode != 0:
         raise NoAnswerError(_last_line(complaint) or f"asking torch ended with status {process.returncode}")
-    return _parse(output)
+    return output
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -105,13 +104,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _parse(output: bytes) -> Answer:
     """The answer is the last line: libraries may have printed before it."""
     try:
-        said = json.loads(_last_line(output))
-        devices = tuple(Device(str(d["name"]), int(d["free_bytes"]), bool(d["bf16"])) for d in said["devices"])
-        platform = said["platform"]
-        if platform not in get_args(Platform) or (platform != "cpu" and not devices):
-            raise ValueError(platform)
-        return Answer(str(said["torch"]), platform, devices)
-    except (ValueError, TypeError, KeyError) as error:
+        return answer_from(json.loads(_last_line(output)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise NoAnswerError(f"torch's answer can't be read: {_last_line(output)[:200]!r}") from error
 
 
@@ -132,7 +126,8 @@ def _cache_file(asked: str) -> Path | None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except (metadata.PackageNotFoundError, RuntimeError):
         return None
-    key = [sys.executable, torch_version, asked, {name: os.environ.get(name) for name in VISIBILITY}]
+    program = hashlib.sha256(ASK_FILE.read_bytes()).hexdigest()
+    key = [sys.executable, torch_version, asked, program, {name: os.environ.get(name) for name in VISIBILITY}]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return folder / "lora-easy-pipeline" / f"probe-{digest}.json"
 
@@ -155,52 +150,3 @@ def _remember(answer: Answer, cache_file: Path | None) -> None:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(json.dumps(asdict(answer)))
         unfinished.replace(cache_file)
-
-
-# ---------------------------------------------------------------------------------------------------------- telling
-
-
-def _machine(answer: Answer) -> Machine:
-    if not answer.devices:
-        return _cpu_machine(torch_version=answer.torch)
-    return Machine(
-        platform=answer.platform,
-        device_names=tuple(device.name for device in answer.devices),
-        memory_bytes=min(device.free_bytes for device in answer.devices),
-        cpu_cores=host.cpu_cores(),
-        bf16=all(device.bf16 for device in answer.devices),
-        torch_version=answer.torch,
-    )
-
-
-def _cpu_machine(*, torch_version: str) -> Machine:
-    """bf16 is never claimed for a CPU: without AMX or AVX512-BF16 it is emulated, hundreds of times slower."""
-    return Machine(
-        platform="cpu",
-        device_names=(host.cpu_name(),),
-        memory_bytes=host.available_memory_bytes(),
-        cpu_cores=host.cpu_cores(),
-        bf16=False,
-        torch_version=torch_version,
-    )
-
-
-def _not_drivable(wanted: PlatformName, machine: Machine) -> Problem:
-    found = f"{machine.platform} ({', '.join(machine.device_names)})" if machine.platform != "cpu" else "the CPU only"
-    return Problem(
-        "hardware",
-        wanted.value,
-        f"torch {machine.torch_version} can't drive {wanted.value} here; it can drive {found}",
-        f"hardware=auto, or hardware={machine.platform}, or a torch for {wanted.value}: "
-        f"{INSTALL}{WHEELS.get(wanted.value, 'cpu')}",
-    )
-
-
-def _no_torch(wanted: PlatformName, reason: str) -> Problem:
-    return Problem(
-        "hardware",
-        wanted.value,
-        f"torch can't be asked what it can drive: {reason}",
-        f"{Path(sys.executable).name} -c 'import torch' shows it whole; to install it: {INSTALL}"
-        f"{WHEELS.get(wanted.value, 'cpu')}",
-    )

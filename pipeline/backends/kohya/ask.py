@@ -62,8 +62,8 @@ def _torch(torch_ask: str) -> dict[str, Any]:
         if error.name != "torch":
             raise
         return {"torch": "", "platform": "cpu", "devices": []}
-    drivable, devices = runpy.run_path(torch_ask)["_drivable"](torch)
-    return {"torch": str(torch.__version__), "platform": drivable, "devices": devices}
+    said: dict[str, Any] = runpy.run_path(torch_ask)["answer"](torch, "auto")
+    return said
 
 
 def _import(name: str, answer: dict[str, Any]) -> None:

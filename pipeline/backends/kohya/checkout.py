@@ -93,21 +93,23 @@ def pin_differences(checkout: Checkout) -> tuple[str, ...]:
 
 
 def _checkout(root: Path, python: Path, environment: Environment) -> Checkout:
-    devices = environment.devices
+    answer = environment.answer
+    devices = answer.devices
     commit = _commit(root)
     return Checkout(
         root=root,
         python=python,
         commit=commit,
         version=_version(root, commit),
-        platform=environment.platform,
+        platform=answer.platform,
         device_names=tuple(device.name for device in devices) or (host.cpu_name(),),
         memory_bytes=min((device.free_bytes for device in devices), default=host.available_memory_bytes()),
         bf16=bool(devices) and all(device.bf16 for device in devices),
         packages=environment.packages,
         broken=environment.broken,
-        torch_version=environment.torch,
+        torch_version=answer.torch,
         python_version=environment.python,
+        answer=answer,
     )
 
 

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pipeline.machine import ask as torch_ask
-from pipeline.machine.probe import DEVICE_NODES, VISIBILITY, Device
-from pipeline.records import Platform
+from pipeline.machine.facts import answer_from
+from pipeline.machine.probe import DEVICE_NODES
+from pipeline.machine.variables import VISIBILITY
+from pipeline.records import Answer
 
 ASK = Path(__file__).with_name("ask.py")
 TORCH_ASK = Path(torch_ask.__file__)
@@ -26,13 +28,12 @@ IMPORT_PATHS = ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What an interpreter said of itself; no devices for a CPU."""
+    """What an interpreter said of itself."""
 
     python: str
     """Version."""
-    torch: str
-    platform: Platform
-    devices: tuple[Device, ...]
+    answer: Answer
+    """Of its torch."""
     packages: Mapping[str, str]
     """Versions by name, of what is installed and not broken."""
     broken: Mapping[str, str]
@@ -125,15 +126,9 @@ def _parse(output: bytes) -> Environment | None:
 
 def _environment(said: Any) -> Environment:
     """Raises for what is no answer."""
-    platform = said["platform"]
-    devices = tuple(Device(str(d["name"]), int(d["free_bytes"]), bool(d["bf16"])) for d in said["devices"])
-    if platform not in get_args(Platform) or (platform != "cpu" and not devices):
-        raise ValueError(platform)
     return Environment(
         python=str(said["python"]),
-        torch=str(said["torch"]),
-        platform=platform,
-        devices=devices,
+        answer=answer_from(said),
         packages={str(name): str(version) for name, version in said["packages"].items()},
         broken={str(name): str(reason) for name, reason in said["broken"].items()},
     )
@@ -189,10 +184,11 @@ def _recall(cache_file: Path | None) -> Environment | None:
 
 def _remember(environment: Environment, cache_file: Path | None) -> None:
     """What is broken may be mended by tomorrow. A cache that can't be written costs seconds, and nothing else."""
-    if cache_file is None or environment.platform != "cpu" or environment.broken:
+    if cache_file is None or environment.answer.platform != "cpu" or environment.broken:
         return
     unfinished = cache_file.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(asdict(environment)))
+        said = asdict(environment)
+        unfinished.write_text(json.dumps({**said, **said.pop("answer")}))
         unfinished.replace(cache_file)

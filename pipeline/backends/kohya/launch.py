@@ -43,9 +43,10 @@ def launch_argv(plan: Plan, python: str, config: Path, script: str, train_file: 
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """Cores are shared between the processes. What is not wanted of a card is hidden from torch."""
+    """Cores are shared between the processes; the rest is what the devices need."""
     variables = dict.fromkeys(THREAD_VARIABLES, str(_threads(plan)))
-    return variables | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return variables | {variable.name: variable.value for variable in plan.machine.variables}
 
 
 def _threads(plan: Plan) -> int:

@@ -14,8 +14,12 @@ from pipeline.backends.kohya.checkout import (
     root_problems,
 )
 from pipeline.errors import Problem
-from pipeline.machine import host
-from pipeline.machine.probe import INSTALL, WHEELS, probe_machine
+from pipeline.machine.architectures import WHEELS_INDEX
+from pipeline.machine.cards import Found, find_cards
+from pipeline.machine.elsewhere import machine_elsewhere
+from pipeline.machine.facts import facts_here, machine_from
+from pipeline.machine.probe import probe_machine
+from pipeline.machine.variables import NAMES, version
 from pipeline.records import Checkout, Machine
 from pipeline.settings import KohyaBackend, PlatformName, Settings, Until
 
@@ -25,6 +29,9 @@ def look_for_trainer(settings: Settings) -> tuple[Machine, Checkout | None, tupl
     the machine is what our own torch can drive: enough to render."""
     backend: KohyaBackend = settings.backend
     root = None if backend.root is None else expanded(Path(backend.root))
+    if settings.hardware.facts is not None:
+        machine, problems = machine_elsewhere(settings, settings.hardware.facts)
+        return machine, None, (*(root_problems(root) if root else ()), *problems)
     python = _interpreter(backend, root)
     if root is None or python is None:
         missing = _missing(settings, root)
@@ -37,8 +44,8 @@ def look_for_trainer(settings: Settings) -> tuple[Machine, Checkout | None, tupl
     if checkout is None:
         machine, _ = probe_machine(PlatformName.cpu, seconds=settings.hardware.probe_seconds)
         return machine, None, problems
-    machine = _machine(settings.hardware.name, checkout)
-    return machine, checkout, (*problems, *_platform_problems(settings.hardware.name, machine, checkout))
+    machine, mismatches = _machine(settings.hardware.name, checkout)
+    return machine, checkout, (*problems, *mismatches, *_hijack_problems(machine, checkout))
 
 
 def _interpreter(backend: KohyaBackend, root: Path | None) -> Path | None:
@@ -63,27 +70,18 @@ def _missing(settings: Settings, root: Path | None) -> Iterator[Problem]:
         yield Problem("backend.python", "null", reason, fix)
 
 
-def _machine(wanted: PlatformName, checkout: Checkout) -> Machine:
-    """A card that is there, but not wanted, is left alone."""
-    on_cpu = wanted is PlatformName.cpu
-    return Machine(
-        platform="cpu" if on_cpu else checkout.platform,
-        device_names=(host.cpu_name(),) if on_cpu else checkout.device_names,
-        memory_bytes=host.available_memory_bytes() if on_cpu else checkout.memory_bytes,
-        cpu_cores=host.cpu_cores(),
-        bf16=checkout.bf16 and not on_cpu,
-        torch_version=checkout.torch_version,
-    )
+def _machine(wanted: PlatformName, checkout: Checkout) -> tuple[Machine, tuple[Problem, ...]]:
+    """A card that is there, but not wanted, is left alone. Without any torch nothing is said of the machine: that it
+    is missing is told already."""
+    assert checkout.answer is not None, "a checkout that was looked at has one"
+    found = Found() if wanted is PlatformName.cpu else find_cards(names=NAMES)
+    machine, problems = machine_from(facts_here(found, checkout.answer), wanted, python=str(checkout.python))
+    return machine, problems if checkout.torch_version else ()
 
 
-def _platform_problems(wanted: PlatformName, machine: Machine, checkout: Checkout) -> Iterator[Problem]:
-    if wanted.value not in ("auto", machine.platform):
-        found = (
-            "the CPU only" if machine.platform == "cpu" else f"{machine.platform} ({', '.join(machine.device_names)})"
-        )
-        reason = f"torch {machine.torch_version} of {checkout.python} can't drive it here; it can drive {found}"
-        fix = (
-            f"hardware=auto, or a torch for {wanted.value} in that environment:"
-            f" {checkout.python} -m {INSTALL}{WHEELS.get(wanted.value, 'cpu')}"
-        )
-        yield Problem("hardware", wanted.value, reason, fix)
+def _hijack_problems(machine: Machine, checkout: Checkout) -> Iterator[Problem]:
+    """`library/ipex` reads torch's version as a number, 2.10 as 2.1, and then breaks torch half-way."""
+    if machine.platform == "xpu" and version(checkout.torch_version) >= (2, 10):
+        reason = f"sd-scripts trains on Intel's cards with torch 2.6 to 2.9; here is {checkout.torch_version}"
+        install = f'{checkout.python} -m pip install "torch<2.10" --index-url {WHEELS_INDEX}xpu'
+        yield Problem("backend.python", str(checkout.python), reason, f"{install}; or hardware=cpu")

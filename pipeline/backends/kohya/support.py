@@ -448,6 +448,20 @@ def _optimizer(script: Script) -> Iterator[Problem]:
     yield Problem("optimizer.target", target, f"package {package} {why} in the environment of backend.python", fix)
 
 
+ALONE = {
+    "cpu": "accelerate starts one process on a CPU, whatever number it is told",
+    "xpu": "sd-scripts joins its processes by NVIDIA's library, which Intel's cards don't have",
+}
+"""Platforms on which the scripts train in one process only."""
+
+
+def _processes(script: Script) -> Iterator[Problem]:
+    """Another number of processes than was asked for is never started in silence."""
+    wanted, reason = script.settings.hardware.num_processes, ALONE.get(script.facts.machine.platform)
+    if wanted > 1 and reason:
+        yield Problem("hardware.num_processes", wanted, reason, "hardware.num_processes=1")
+
+
 CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _network,
     _passed_on,
@@ -466,6 +480,7 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _pictures,
     _stale_caches,
     _optimizer,
+    _processes,
 )
 
 

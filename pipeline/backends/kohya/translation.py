@@ -234,7 +234,9 @@ ELSEWHERE: Mapping[str, str] = {
         ("train.samples_per_image", "train.samples_floor", "train.samples_cap", "train.min_steps"),
         "the number of steps",
     ),
-    **dict.fromkeys(("hardware.num_processes", "hardware.probe_seconds"), "accelerate.yaml; before the start"),
+    **dict.fromkeys(
+        ("hardware.num_processes", "hardware.probe_seconds", "hardware.facts"), "accelerate.yaml; before the start"
+    ),
     **dict.fromkeys(("backend.root", "backend.python"), "command.json"),
     "backend.stale_cache": "before the start",
     **dict.fromkeys(("backend.args", "backend.network_args"), "passed on"),

@@ -250,7 +250,8 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
 def _environment(plan: Plan) -> dict[str, str]:
     """Cores are shared between the processes; nothing is fetched from the network while training."""
     threads = str(max(1, plan.machine.cpu_cores // plan.num_processes))
-    return dict.fromkeys(THREAD_VARIABLES, threads) | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables = dict.fromkeys(THREAD_VARIABLES, threads) | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return variables | {variable.name: variable.value for variable in plan.machine.variables}
 
 
 def _accelerate_config(plan: Plan) -> str:
