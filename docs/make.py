@@ -41,6 +41,7 @@ TABLES_OF_FIGURES = (
     "model.known",
     "model.signature",
     "backend.measures_heldout",
+    "optimizer.known",
 )
 IN_ONE_COLUMN = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +20,9 @@ from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.randomness import draw_batch
 from pipeline.backends.native.schedule import build_optimizer, lr_factor
+from pipeline.optimizer.catalog import options
 from pipeline.render import BACKENDS
-from pipeline.settings import PROJECT
+from pipeline.settings import PROJECT, RateMeaning
 
 TRAIN = TrainPart(
     steps=100,
@@ -198,35 +199,43 @@ def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, "two", keep=2).load_last(layer, optimizer, torch.device("cpu"))[0] == 0
 
 
-OPTIMIZERS = sorted((PROJECT / "conf" / "optimizer").glob("*.yaml"))
-
-
 def test_there_are_optimizers_to_try() -> None:
-    assert len(OPTIMIZERS) >= 3
+    assert len(options()) >= 13
+    assert sum(find_spec(option.package) is not None for option in options().values()) >= 7
 
 
-@pytest.mark.parametrize("path", OPTIMIZERS, ids=lambda path: path.stem)
-def test_every_optimizer_learns_and_survives_a_checkpoint(path: Path, tmp_path: Path) -> None:
-    asked = yaml.safe_load(path.read_text())
-    part = OptimizerPart(target=asked["target"], lr=1e-2, text_encoder_lr=0.0, args=asked["args"])
+@pytest.mark.parametrize("name", options())
+def test_every_optimizer_learns_and_survives_a_checkpoint(name: str, tmp_path: Path) -> None:
+    option = options()[name]
+    if find_spec(option.package) is None:
+        pytest.skip(f"pip install {option.distribution}")
+    assert option.known is not None
+    rate = 3e-3 if option.known.rate is RateMeaning.rate else 1.0
+    part = OptimizerPart(target=option.target, lr=rate, text_encoder_lr=0.0, args=dict(option.args))
 
     def fresh() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(128, 64)
-        return layer, build_optimizer(part, [{"params": list(layer.parameters()), "lr": part.lr}])
+        groups = [{"params": [weight], "lr": part.lr} for weight in layer.parameters()]
+        return layer, build_optimizer(part, groups)
 
-    def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> float:
+    def loss_of(layer: torch.nn.Linear, seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         inputs = torch.randn(32, 128)
-        loss = (layer(inputs) - inputs[:, :64]).pow(2).mean()
+        return (layer(inputs) - inputs[:, :64]).pow(2).mean()
+
+    def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> float:
+        loss = loss_of(layer, seed)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
     layer, optimizer = fresh()
-    losses = [step(layer, optimizer, seed) for seed in range(6)]
-    assert losses[-1] < losses[0]
+    before = float(loss_of(layer, 0))
+    for seed in range(6):
+        step(layer, optimizer, seed)
+    assert float(loss_of(layer, 0)) < before
     checkpoints = Checkpoints(tmp_path, "print", keep=1)
     checkpoints.save(6, layer, optimizer, {})
     other, other_optimizer = fresh()

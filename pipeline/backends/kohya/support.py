@@ -42,6 +42,7 @@ from pipeline.backends.kohya.translation import (
 from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine.precision import choose_precision
+from pipeline.optimizer.catalog import asked_for
 from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture
 from pipeline.settings import KohyaCache, Prediction, Settings
 
@@ -392,11 +393,12 @@ def _as_read(picture: Picture) -> Picture:
 def _optimizer(script: Script) -> Iterator[Problem]:
     """Looked for in the environment that trains; not where none is named."""
     checkout, target = script.facts.checkout, script.settings.optimizer.target
-    package = target.partition(".")[0]
+    option = asked_for(script.settings.optimizer)
+    package = option.package
     if checkout is None or (has_module(checkout, package) and package not in checkout.broken):
         return
     why = f"can't be imported: {checkout.broken[package]}" if package in checkout.broken else "is not installed"
-    fix = f"{checkout.python} -m pip install {package.replace('_', '-')}, or optimizer=adamw"
+    fix = f"{checkout.python} -m pip install {option.distribution}, or optimizer=adamw"
     yield Problem("optimizer.target", target, f"package {package} {why} in the environment of backend.python", fix)
 
 
