@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 SEED = 20
+SPREAD = 0.02
+"""Of weights, goal and noise."""
 
 
 def main(asked: dict[str, Any]) -> None:
@@ -54,17 +56,20 @@ def attempt(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def steps_of(target: str, args: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-    """Loss before and after, size of the state, and what was added to the weights."""
+    """Loss before and after, size of the state, and what was added to the weights.
+
+    The gradients are noisy, as they are in a training: in steady ones all optimizers step by the sign, and agree."""
     import torch
 
     rng = torch.Generator().manual_seed(SEED)
-    start, goal = (torch.randn(asked["shape"], generator=rng).mul_(0.02).to(asked["device"]) for _ in range(2))
+    start, goal = (torch.randn(asked["shape"], generator=rng).mul_(SPREAD).to(asked["device"]) for _ in range(2))
     weight = torch.nn.Parameter(start.clone())
     optimizer = class_of(target)([weight], lr=asked["lr"], **args)
     switch(optimizer, "train")
     for _ in range(asked["steps"]):
         optimizer.zero_grad()
-        (0.5 * (weight - goal).square().sum()).backward()
+        noise = torch.randn(asked["shape"], generator=rng).mul_(SPREAD).to(asked["device"])
+        (0.5 * (weight - goal - noise).square().sum()).backward()
         optimizer.step()
     switch(optimizer, "eval")
     tensors = {tensor.data_ptr(): tensor for tensor in tensors_in(optimizer.state[weight])}
