@@ -22,6 +22,7 @@ import yaml
 
 from docs.kohya_page import kohya_tables
 from docs.models_page import model_tables
+from docs.optimizers_page import optimizer_table
 from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
 from pipeline.errors import Cause
@@ -42,6 +43,7 @@ TABLES_OF_FIGURES = (
     "model.signature",
     "backend.measures_heldout",
     "backend.encodes_once",
+    "optimizer.known",
 )
 IN_ONE_COLUMN = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),
@@ -333,6 +335,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "causes": cause_table,
     "models": lambda: model_tables(table),
     "kohya": lambda: kohya_tables(table),
+    "optimizers": lambda: optimizer_table(table),
 }
 
 if __name__ == "__main__":

@@ -95,9 +95,10 @@ def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
 
 
 def _validate(settings: Settings, facts: Facts, notes: Notes) -> Plan:
+    from pipeline.optimizer.choose import trial_on
     from pipeline.validate import validate
 
-    plan = notes.stage("validate", lambda: validate(settings, facts), wording.plan_summary)
+    plan = notes.stage("validate", lambda: validate(settings, facts, trial_on), wording.plan_summary)
     for choice in plan.choices:
         notes.tell("choice", key=choice.key, value=_simple(choice.value), reason=choice.reason)
     for text in plan.warnings:

@@ -76,6 +76,20 @@ class Scheduler(Enum):
     cosine_restarts = "cosine_restarts"
 
 
+class RateMeaning(Enum):
+    """rate: the size of a step; multiplier: of a rate that the optimizer finds itself, and about 1."""
+
+    rate = "rate"
+    multiplier = "multiplier"
+
+
+class Fallback(Enum):
+    """What to do where the optimizer does not work: next takes the one that it falls back to, error ends the run."""
+
+    next = "next"
+    error = "error"
+
+
 class Precision(Enum):
     """The type of the forward and backward pass; weights that are trained stay float32."""
 
@@ -217,14 +231,46 @@ class Network:
 
 
 @dataclass
+class KnownOptimizer:
+    """What is known of an optimizer's class; nothing in here is a setting."""
+
+    rate: RateMeaning
+    """What its learning rate means."""
+    times_adamws: Optional[float]
+    """Its learning rate as a multiple of AdamW's, which profiles hold; null: a multiplier, or nothing is known."""
+    one_rate: bool
+    """Denoiser and text encoder must have the same rate."""
+    schedulers: list[Scheduler]
+    """Values of `train.scheduler` that it works with; empty: all."""
+    state_bytes_per_parameter: float
+    """Measured with a matrix of 1024 x 1024 in float32."""
+    twin: Optional[str]
+    """Import path of the class that keeps in 32 bits what this one keeps in 8, and must do the same to the weights;
+    null: its state is not in 8 bits."""
+    paged: bool
+    """Its state moves to the computer's memory when the device's is full; not on a CPU."""
+    package: Optional[str]
+    """What pip calls its package; null: it comes with this program."""
+
+
+@dataclass
 class Optimizer:
     name: str
     """The option of the group."""
     target: str
     """Import path of the class."""
     lr: float
-    """Peak learning rate of the denoiser."""
+    """Peak learning rate of the denoiser; of some optimizers a multiplier of a rate that they find themselves."""
     args: dict[str, Any]
+    """The class's own arguments, by its own names."""
+    fallback: Fallback
+    """What to do where it does not work on the device: next takes the one of `falls_back_to`, and says so; error ends
+    the run."""
+    falls_back_to: Optional[str]
+    """Option of the group that takes its place; null: none. Arguments are kept, and so is the rate, or it is converted
+    where the two differ by a known factor."""
+    known: KnownOptimizer
+    """Facts of the class; nothing in here is a setting."""
 
 
 @dataclass
@@ -298,7 +344,7 @@ class Hardware:
     num_processes: int
     """One a device."""
     probe_seconds: float
-    """Time limit for asking torch what it can drive."""
+    """Time limit for asking torch what it can drive, and for each trial of an optimizer."""
     facts: Optional[str]
     """What `python -m pipeline doctor --json` printed on another machine, to render for it; null: this machine."""
 
@@ -388,6 +434,7 @@ def plain(settings: Settings) -> dict[str, Any]:
     for facts in ("figures", "known", "signature"):
         del nested["model"][facts]
     del nested["backend"]["measures_heldout"], nested["backend"]["encodes_once"]
+    del nested["optimizer"]["known"]
     return nested
 
 
@@ -423,6 +470,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("where_measured", _where_measured, replace=True)
     OmegaConf.register_new_resolver("where_dropped", _where_dropped, replace=True)
     OmegaConf.register_new_resolver("with_convolutions", _with_convolutions, replace=True)
+    OmegaConf.register_new_resolver("for_optimizer", _for_optimizer, replace=True)
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
@@ -489,3 +537,11 @@ def _where_dropped(value: Any, *, _root_: DictConfig) -> Any:
     """A figure of dropped captions; 0 where that would keep large text encoders in memory at every step."""
     kept = _root_.backend.encodes_once and not _root_.model.known.kohya.drops_captions
     return 0.0 if kept else value
+
+
+def _for_optimizer(value: float, *, _root_: DictConfig) -> float:
+    """A learning rate of AdamW as the chosen optimizer means it; 0 stays 0, and trains nothing."""
+    known = _root_.optimizer.known
+    if known.rate is RateMeaning.multiplier:
+        return 1.0 if value else 0.0
+    return value if known.times_adamws is None else float(f"{value * known.times_adamws:.6g}")

@@ -23,11 +23,14 @@ from pipeline.checks.claims import (
 from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
 from pipeline.checks.limits import out_of_range
 from pipeline.checks.networks import network_problems
+from pipeline.checks.optimizers import removed_arguments
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
 from pipeline.machine.precision import choose_precision, precision_problems
 from pipeline.machine.telling import device_choices
+from pipeline.optimizer.choose import Chosen, Trial, choose_optimizer
+from pipeline.optimizer.trial import Bench
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
 from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
 
@@ -44,6 +47,8 @@ class Backend:
     warnings: Callable[[Settings, Facts], Iterator[str]] = lambda _settings, _facts: iter(())
     weights_with_checkpoints: bool = False
     """Beside every checkpoint it saves the weights of that step, and a last checkpoint at the end."""
+    trains_here: Callable[[Facts], bool] = lambda _facts: True
+    """False for a job that is only rendered: whose interpreter will train is not known."""
 
 
 def _native() -> Backend:
@@ -55,7 +60,13 @@ def _native() -> Backend:
 def _kohya() -> Backend:
     from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
 
-    return Backend(kohya_problems, kohya_choices, kohya_warnings, weights_with_checkpoints=True)
+    return Backend(
+        kohya_problems,
+        kohya_choices,
+        kohya_warnings,
+        weights_with_checkpoints=True,
+        trains_here=lambda facts: facts.checkout is not None,
+    )
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"native": _native, "kohya": _kohya}
@@ -64,14 +75,36 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"native": _native, "kohya": _kohya
 GIB = 2**30
 
 
-def validate(settings: Settings, facts: Facts) -> Plan:
-    """The plan, with every automatic choice made. Raises InvalidSettings with all problems at once."""
-    problems = [*facts.problems, *(problem for check in CHECKS for problem in check(settings, facts))]
-    if problems:
-        raise InvalidSettings(tuple(problems))
+def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial] | None = None) -> Plan:
+    """The plan, with every automatic choice made. Raises InvalidSettings with all problems at once; the optimizer is
+    tried when there are no others, or taken on trust where there is no `trial_on`."""
+    _raise_any([*facts.problems, *_problems(settings, facts)])
     checkpoint, dataset = facts.checkpoint, facts.dataset
     assert checkpoint is not None and dataset is not None, "a part that is missing has a problem that says why"
-    return _plan(settings, facts, checkpoint, dataset)
+    chosen = Chosen(settings, (), ())
+    if trial_on is not None and BACKENDS[settings.backend.name]().trains_here(facts):
+        bench = Bench(facts.machine, facts.checkout, settings.hardware.probe_seconds)
+        chosen = _tried(settings, facts, checkpoint, trial_on(bench))
+    return _plan(chosen, facts, checkpoint, dataset)
+
+
+def _problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    return (problem for check in CHECKS for problem in check(settings, facts))
+
+
+def _raise_any(problems: list[Problem]) -> None:
+    if problems:
+        raise InvalidSettings(tuple(problems))
+
+
+def _tried(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial: Trial) -> Chosen:
+    """What takes the place of the optimizer that was asked for must go with the other settings too."""
+    chosen = choose_optimizer(settings, trial, trained_parameters=_trained_parameters(settings, checkpoint))
+    if isinstance(chosen, Problem):
+        raise InvalidSettings((chosen,))
+    if chosen.settings.optimizer.target != settings.optimizer.target:
+        _raise_any(list(_problems(chosen.settings, facts)))
+    return chosen
 
 
 # ------------------------------------------------------------------------------------------------------------ checks
@@ -105,6 +138,10 @@ def _arguments_have_values(settings: Settings, _: Facts) -> Iterator[Problem]:
     for key, value in settings.flat().items():
         if key.startswith("optimizer.args.") and value is None:
             yield Problem(key, "null", "is no value that can be passed on", f"~{key}")
+
+
+def _arguments_still_exist(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from removed_arguments(settings)
 
 
 def _sides_fit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
@@ -235,6 +272,7 @@ CHECKS: tuple[Check, ...] = (
     _network_fits_algorithm,
     _optimizer_is_a_class,
     _arguments_have_values,
+    _arguments_still_exist,
     _sides_fit_the_model,
     _floor_is_below_cap,
     _model_is_what_it_shows,
@@ -253,7 +291,8 @@ CHECKS: tuple[Check, ...] = (
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
-def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
+def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
+    settings = chosen.settings
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
     prompts, prompts_choice = choose_prompts(settings, dataset)
@@ -267,6 +306,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         _heldout_choice(settings, dataset),
         steps_choice,
         prompts_choice,
+        *chosen.choices,
     )
     plan = Plan(
         settings=settings,
@@ -282,6 +322,7 @@ def _plan(settings: Settings, facts: Facts, checkpoint: Checkpoint, dataset: Dat
         choices=tuple(choice for choice in choices if choice is not None),
         warnings=(
             *facts.machine.warnings,
+            *chosen.warnings,
             *_warnings(settings, checkpoint, dataset),
             *BACKENDS[settings.backend.name]().warnings(settings, facts),
         ),
@@ -350,6 +391,7 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
 
 NOT_IN_THE_WEIGHTS = (
     *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "backend.weights_name"),
+    *("optimizer.fallback", "optimizer.falls_back_to"),
     *("backend.root", "backend.python", "backend.cache_", "backend.stale_cache"),
     *(
         "model.name",

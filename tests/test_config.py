@@ -33,6 +33,7 @@ def options(group: str) -> list[str]:
 
 NEEDS = {
     "data=folder": ("data.dir=/pictures",),
+    "optimizer=sgd": ("optimizer.lr=0.1",),
     **{f"model={name}": ("model.path=/models/x.safetensors",) for name in options("model") if name != "demo"},
 }
 """What must be typed along with a choice that leaves a value to the user."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import yaml
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +23,11 @@ from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.randomness import draw_batch
 from pipeline.backends.native.render import render
-from pipeline.backends.native.schedule import build_optimizer, lr_factor
+from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
+from pipeline.optimizer.catalog import options
 from pipeline.records import Variable
 from pipeline.render import BACKENDS
-from pipeline.settings import PROJECT
+from pipeline.settings import PROJECT, RateMeaning
 from tests.conftest import PlanFor
 
 TRAIN = TrainPart(
@@ -202,35 +205,43 @@ def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, "two", keep=2).load_last(layer, optimizer, torch.device("cpu"))[0] == 0
 
 
-OPTIMIZERS = sorted((PROJECT / "conf" / "optimizer").glob("*.yaml"))
-
-
 def test_there_are_optimizers_to_try() -> None:
-    assert len(OPTIMIZERS) >= 3
+    assert len(options()) >= 13
+    assert sum(find_spec(option.package) is not None for option in options().values()) >= 7
 
 
-@pytest.mark.parametrize("path", OPTIMIZERS, ids=lambda path: path.stem)
-def test_every_optimizer_learns_and_survives_a_checkpoint(path: Path, tmp_path: Path) -> None:
-    asked = yaml.safe_load(path.read_text())
-    part = OptimizerPart(target=asked["target"], lr=1e-2, text_encoder_lr=0.0, args=asked["args"])
+@pytest.mark.parametrize("name", options())
+def test_every_optimizer_learns_and_survives_a_checkpoint(name: str, tmp_path: Path) -> None:
+    option = options()[name]
+    if find_spec(option.package) is None:
+        pytest.skip(f"pip install {option.distribution}")
+    assert option.known is not None
+    rate = 1.0 if option.known.rate is RateMeaning.multiplier else 3e-4 if option.known.times_adamws else 1e-2
+    part = OptimizerPart(target=option.target, lr=rate, text_encoder_lr=0.0, args=dict(option.args))
 
     def fresh() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(128, 64)
-        return layer, build_optimizer(part, [{"params": list(layer.parameters()), "lr": part.lr}])
+        groups = [{"params": [weight], "lr": part.lr} for weight in layer.parameters()]
+        return layer, build_optimizer(part, groups)
 
-    def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> float:
+    def loss_of(layer: torch.nn.Linear, seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         inputs = torch.randn(32, 128)
-        loss = (layer(inputs) - inputs[:, :64]).pow(2).mean()
+        return (layer(inputs) - inputs[:, :64]).pow(2).mean()
+
+    def step(layer: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> float:
+        loss = loss_of(layer, seed)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())
 
     layer, optimizer = fresh()
-    losses = [step(layer, optimizer, seed) for seed in range(6)]
-    assert losses[-1] < losses[0]
+    before = float(loss_of(layer, 0).detach())
+    for seed in range(6):
+        step(layer, optimizer, seed)
+    assert float(loss_of(layer, 0).detach()) < before
     checkpoints = Checkpoints(tmp_path, "print", keep=1)
     checkpoints.save(6, layer, optimizer, {})
     other, other_optimizer = fresh()
@@ -238,6 +249,75 @@ def test_every_optimizer_learns_and_survives_a_checkpoint(path: Path, tmp_path: 
     for seed in (7, 8):
         assert step(layer, optimizer, seed) == step(other, other_optimizer, seed)
     assert torch.equal(layer.weight, other.weight)
+
+
+class Averaging(torch.optim.SGD):
+    """Schedule-free in the simplest way: in evaluation the weights are three times as large."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.means_it = True
+
+    def train(self) -> None:
+        if self.means_it:
+            self._times(1 / 3)
+        self.means_it = False
+
+    def eval(self) -> None:
+        if not self.means_it:
+            self._times(3.0)
+        self.means_it = True
+
+    def _times(self, factor: float) -> None:
+        with torch.no_grad():
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    weight.mul_(factor)
+
+
+def averaging() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+    weight = torch.nn.Parameter(torch.randn(100, generator=torch.Generator().manual_seed(0)))
+    part = OptimizerPart(target=f"{__name__}.Averaging", lr=0.1, text_encoder_lr=0.0, args={})
+    return weight, build_optimizer(part, [{"params": [weight], "lr": 0.1}])
+
+
+def test_an_averaging_optimizer_is_built_in_training() -> None:
+    assert not averaging()[1].means_it  # type: ignore[attr-defined]
+
+
+def test_weights_are_judged_as_they_are_meant_and_trained_on_to_the_last_bit() -> None:
+    weight, optimizer = averaging()
+    before = weight.detach().clone()
+    with as_meant(optimizer):
+        assert torch.equal(weight, 3 * before)
+    assert torch.equal(weight, before)
+    assert not torch.equal(3 * before * (1 / 3), before), "its own way back rounds"
+
+
+def test_the_last_weights_stay_as_they_are_meant() -> None:
+    weight, optimizer = averaging()
+    before = weight.detach().clone()
+    settle(optimizer)
+    assert torch.equal(weight, 3 * before)
+
+
+def test_other_optimizers_are_left_alone() -> None:
+    layer, optimizer = _stepped(0)
+    before = layer.weight.detach().clone()
+    with as_meant(optimizer):
+        assert torch.equal(layer.weight, before)
+
+
+def test_a_checkpoint_keeps_tensors_of_groups_and_types_narrower_than_the_weights(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    optimizer.param_groups[0] |= {"sum": torch.tensor(2.5), "nothing": {}, "limit": math.inf}
+    optimizer.state[layer.weight]["narrow"] = torch.ones(2, dtype=torch.bfloat16)
+    Checkpoints(tmp_path, "print", keep=1).save(3, layer, optimizer, {})
+    other, fresh = _stepped(1)
+    Checkpoints(tmp_path, "print", keep=1).load_last(other, fresh, torch.device("cpu"))
+    group = fresh.param_groups[0]
+    assert (float(group["sum"]), group["nothing"], group["limit"]) == (2.5, {}, math.inf)
+    assert fresh.state[other.weight]["narrow"].dtype == torch.bfloat16
 
 
 def test_every_backend_of_the_group_can_render() -> None:

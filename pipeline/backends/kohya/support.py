@@ -46,6 +46,7 @@ from pipeline.backends.kohya.translation import (
 from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine.precision import choose_precision
+from pipeline.optimizer.catalog import asked_for
 from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture, Plan
 from pipeline.settings import KohyaCache, Prediction, Settings
 
@@ -378,13 +379,6 @@ def _sample_seed(script: Script) -> Iterator[Problem]:
         yield Problem("sample.seed", 0, f"{script.name} takes no seed of 0", "sample.seed=1")
 
 
-def _processes(script: Script) -> Iterator[Problem]:
-    processes = script.settings.hardware.num_processes
-    if processes > 1 and script.facts.machine.platform == "cpu":
-        reason = "on a CPU the accelerate of sd-scripts starts one process, whatever it is told"
-        yield Problem("hardware.num_processes", processes, reason, "hardware.num_processes=1, or backend=native")
-
-
 def _buckets(script: Script) -> Iterator[Problem]:
     step, needed = script.settings.model.resolution_step_px, BUCKET_STEPS.get(script.name)
     if needed is not None and step % needed:
@@ -440,11 +434,12 @@ def _as_read(picture: Picture) -> Picture:
 def _optimizer(script: Script) -> Iterator[Problem]:
     """Looked for in the environment that trains; not where none is named."""
     checkout, target = script.facts.checkout, script.settings.optimizer.target
-    package = target.partition(".")[0]
+    option = asked_for(script.settings.optimizer)
+    package = option.package
     if checkout is None or (has_module(checkout, package) and package not in checkout.broken):
         return
     why = f"can't be imported: {checkout.broken[package]}" if package in checkout.broken else "is not installed"
-    fix = f"{checkout.python} -m pip install {package.replace('_', '-')}, or optimizer=adamw"
+    fix = f"{checkout.python} -m pip install {option.distribution}, or optimizer=adamw"
     yield Problem("optimizer.target", target, f"package {package} {why} in the environment of backend.python", fix)
 
 
@@ -459,7 +454,7 @@ def _processes(script: Script) -> Iterator[Problem]:
     """Another number of processes than was asked for is never started in silence."""
     wanted, reason = script.settings.hardware.num_processes, ALONE.get(script.facts.machine.platform)
     if wanted > 1 and reason:
-        yield Problem("hardware.num_processes", wanted, reason, "hardware.num_processes=1")
+        yield Problem("hardware.num_processes", wanted, reason, "hardware.num_processes=1, or backend=native")
 
 
 CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
@@ -475,7 +470,6 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _tokenizer,
     _negative_prompt,
     _sample_seed,
-    _processes,
     _buckets,
     _pictures,
     _stale_caches,

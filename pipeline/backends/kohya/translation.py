@@ -226,6 +226,7 @@ ELSEWHERE: Mapping[str, str] = {
     "model.tokenizer": "links in job/tokenizers",
     "model.parts": "PARTS",
     **dict.fromkeys(("profile", "mode.name", "optimizer.name", "hardware.name", "data.name"), "the option of a group"),
+    **dict.fromkeys(("optimizer.fallback", "optimizer.falls_back_to"), "before the start"),
     **dict.fromkeys(("data.dir", "data.heldout_dir", "data.heldout_fraction"), "pictures.jsonl and job/heldout"),
     "data.caption_extension": "pictures.jsonl has the captions",
     **dict.fromkeys(("data.prompts", "sample"), "prompts.json"),

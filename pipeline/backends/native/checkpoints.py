@@ -17,6 +17,8 @@ from pipeline.files import flush_folder
 
 UNFINISHED = ".part"
 PATH_SEPARATOR = "/"
+GROUPS = "groups"
+"""Stands before the values of the optimizer's groups; a weight's stand under its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Checkpoints:
             for name, parameter in trained.named_parameters():
                 parameter.copy_(weights[name])
         tensors = load_file(found[-1] / "optimizer.safetensors", device=str(device))
-        optimizer.load_state_dict(_join(tensors, state["optimizer"]))
+        saved = _join(tensors, state["optimizer"])
+        optimizer.load_state_dict(saved)
+        _keep_types(optimizer, saved)
         return int(state["step"]), state["scaler"]
 
     def _found(self) -> list[Path]:
@@ -75,15 +79,16 @@ class Checkpoints:
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors and the plain values around them; bitsandbytes nests its own."""
-    leaves = list(_leaves((), state["state"]))
+    """An optimizer's state as named tensors and the plain values around them; bitsandbytes nests its own, and others
+    have tensors in their groups too."""
+    leaves = [*_leaves((), state["state"]), *_leaves((GROUPS,), dict(enumerate(state["param_groups"])))]
     tensors = {PATH_SEPARATOR.join(path): value for path, value in leaves if isinstance(value, Tensor)}
     values = {PATH_SEPARATOR.join(path): value for path, value in leaves if not isinstance(value, Tensor)}
-    return tensors, {"values": values, "param_groups": state["param_groups"]}
+    return tensors, {"values": values}
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or (path and not value):
         yield path, value
         return
     for key, item in value.items():
@@ -91,14 +96,26 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 
 
 def _join(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    state: dict[int, dict[str, Any]] = {}
+    nested: dict[str, Any] = {}
     for key, value in {**tensors, **rest["values"]}.items():
-        index, *names, last = key.split(PATH_SEPARATOR)
-        place = state.setdefault(int(index), {})
+        *names, last = key.split(PATH_SEPARATOR)
+        place = nested
         for name in names:
             place = place.setdefault(name, {})
         place[last] = value
-    return {"state": state, "param_groups": rest["param_groups"]}
+    groups = nested.pop(GROUPS)
+    state = {int(index): values for index, values in nested.items()}
+    return {"state": state, "param_groups": [groups[str(index)] for index in range(len(groups))]}
+
+
+def _keep_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """torch casts a state to the type of its weights: what an optimizer keeps narrower would round no more."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, values in saved["state"].items():
+        state = optimizer.state[weights[index]]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
+                state[name] = state[name].to(value.dtype)
 
 
 def _plain(tensor: Tensor) -> Tensor:

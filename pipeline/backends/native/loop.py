@@ -28,7 +28,7 @@ from pipeline.backends.native.objective import heldout_timesteps, sample_losses
 from pipeline.backends.native.processes import Processes, join_processes
 from pipeline.backends.native.randomness import draw_batch, generator, seed_globals
 from pipeline.backends.native.sampling import decode_picture, sample_latents
-from pipeline.backends.native.schedule import build_optimizer, set_learning_rate
+from pipeline.backends.native.schedule import as_meant, build_optimizer, set_learning_rate, settle
 from pipeline.backends.native.stable_diffusion_1 import (
     TextParts,
     load_autoencoder,
@@ -360,7 +360,8 @@ def _evaluate(training: Training, step: int) -> None:
     training.tell("phase", text="judging by the held-out pictures")
     training.trained.modules.eval()
     clear_timesteps()
-    losses = [float(loss) for loss in _heldout_losses(training)]
+    with as_meant(training.optimizer):
+        losses = [float(loss) for loss in _heldout_losses(training)]
     training.tell("metric", step=step, values={"heldout/loss": sum(losses) / len(losses)})
     training.processes.wait()
 
@@ -397,7 +398,8 @@ def _sample(training: Training, step: int) -> None:
     training.tell("phase", text=f"drawing {len(job.sample.prompts)} samples")
     training.trained.modules.eval()
     clear_timesteps()
-    drawn = [_sample_one(training, index) for index in range(len(job.sample.prompts))]
+    with as_meant(training.optimizer):
+        drawn = [_sample_one(training, index) for index in range(len(job.sample.prompts))]
     autoencoder = load_autoencoder(job.model).to(device)
     for index, latents in enumerate(drawn):
         path = sample_path(Path(job.run_dir), step, index)
@@ -445,6 +447,7 @@ def _finish(training: Training) -> Path:
     if training.processes.first:
         training.tell("phase", text="saving")
         _write_grid(job)
+        settle(training.optimizer)
         path = save_weights(job, training.trained, training.denoiser, training.text)
         training.tell("weights", path=str(path))
     training.processes.wait()

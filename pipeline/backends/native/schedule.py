@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +24,41 @@ def build_optimizer(part: OptimizerPart, groups: list[dict[str, Any]]) -> torch.
         raise RunError(f"optimizer.args={part.args}: {part.target} does not take them: {error}") from error
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
+    _switch(optimizer, "train")
     return optimizer
+
+
+@contextmanager
+def as_meant(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """The weights that a schedule-free optimizer means to be used: the average of those that it trains. Afterwards the
+    trained ones are back to the last bit, which its own way back would not do. Others train what they mean."""
+    if not switches(optimizer):
+        yield
+        return
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    trained = [weight.detach().to("cpu", copy=True) for weight in weights]
+    settle(optimizer)
+    try:
+        yield
+    finally:
+        _switch(optimizer, "train")
+        with torch.no_grad():
+            for weight, value in zip(weights, trained, strict=True):
+                weight.copy_(value)
+
+
+def settle(optimizer: torch.optim.Optimizer) -> None:
+    """Leaves the weights as they are meant to be used, for good."""
+    _switch(optimizer, "eval")
+
+
+def switches(optimizer: torch.optim.Optimizer) -> bool:
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
+
+
+def _switch(optimizer: Any, to: str) -> None:
+    if switches(optimizer):
+        getattr(optimizer, to)()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, train: TrainPart, step: int) -> float:

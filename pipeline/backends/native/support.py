@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from pipeline.checks.optimizers import rate_problems
 from pipeline.errors import Problem
+from pipeline.optimizer.catalog import asked_for
 from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 
@@ -16,16 +18,17 @@ DTYPES = ("fp16", "bf16", "fp32", "fp64")
 def native_problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
     """A problem for everything that this backend has no code, or no package, for."""
     yield from _optimizer_is_installed(settings)
+    yield from rate_problems(settings)
     if facts.checkpoint is not None:
         yield from _model_problems(settings, facts.checkpoint)
 
 
 def _optimizer_is_installed(settings: Settings) -> Iterator[Problem]:
     """Looks for the package without importing it: torch would take seconds."""
-    target = settings.optimizer.target
-    package = target.partition(".")[0]
+    target, option = settings.optimizer.target, asked_for(settings.optimizer)
+    package = option.package
     if "." in target and package.isidentifier() and find_spec(package) is None:
-        fix = f"pip install {package.replace('_', '-')}, or optimizer=adamw"
+        fix = f"pip install {option.distribution}, or optimizer=adamw"
         yield Problem("optimizer.target", target, f"package {package} is not installed", fix)
 
 

@@ -1,0 +1,67 @@
+"""What is known of optimizers: the files of `conf/optimizer`, read as they stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from pipeline.settings import PROJECT, KnownOptimizer, Optimizer, RateMeaning, Scheduler
+
+OPTIMIZERS = PROJECT / "conf" / "optimizer"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An optimizer with its arguments: an option of the group, or a class that was named by its import path."""
+
+    name: str
+    """The option; for a class that no option is for, its import path."""
+    target: str
+    args: Mapping[str, Any]
+    falls_back_to: str | None
+    known: KnownOptimizer | None
+    """None: nothing is known of the class."""
+
+    @property
+    def class_name(self) -> str:
+        return self.target.rpartition(".")[2]
+
+    @property
+    def package(self) -> str:
+        """The top-level module."""
+        return self.target.partition(".")[0]
+
+    @property
+    def distribution(self) -> str:
+        """What pip calls the package; a guess for a class that nothing is known of."""
+        return (self.known and self.known.package) or self.package.replace("_", "-")
+
+
+@cache
+def options() -> Mapping[str, Option]:
+    """Every option of the group, by name."""
+    made = (_option(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in sorted(OPTIMIZERS.glob("*.yaml")))
+    return {option.name: option for option in made}
+
+
+def _option(written: Mapping[str, Any]) -> Option:
+    known = dict(written["known"])
+    known |= {"rate": RateMeaning(known["rate"]), "schedulers": [Scheduler(name) for name in known["schedulers"]]}
+    return Option(
+        written["name"], written["target"], written["args"], written["falls_back_to"], KnownOptimizer(**known)
+    )
+
+
+def asked_for(optimizer: Optimizer) -> Option:
+    """What the settings ask for. Facts are those of the class: `optimizer.target=...` leaves its option's behind."""
+    own = options().get(optimizer.name)
+    if own is None or own.target == optimizer.target:  # None: a file of the user's, with facts of its own
+        return Option(optimizer.name, optimizer.target, optimizer.args, optimizer.falls_back_to, optimizer.known)
+    same = next((option for option in options().values() if option.target == optimizer.target), None)
+    if same is None:
+        return Option(optimizer.target, optimizer.target, optimizer.args, None, None)
+    return Option(same.name, same.target, optimizer.args, same.falls_back_to, same.known)
