@@ -251,6 +251,17 @@ def test_every_optimizer_learns_and_survives_a_checkpoint(name: str, tmp_path: P
     assert torch.equal(layer.weight, other.weight)
 
 
+def test_a_checkpoint_takes_tensors_that_several_weights_share(tmp_path: Path) -> None:
+    layer, optimizer = _stepped(0)
+    table = torch.arange(4.0)
+    for state in optimizer.state.values():
+        state["table"] = table
+    Checkpoints(tmp_path, "print", keep=1).save(3, layer, optimizer, {})
+    other, fresh = _stepped(1)
+    Checkpoints(tmp_path, "print", keep=1).load_last(other, fresh, torch.device("cpu"))
+    assert all(torch.equal(state["table"], table) for state in fresh.state.values())
+
+
 class Averaging(torch.optim.SGD):
     """Schedule-free in the simplest way: in evaluation the weights are three times as large."""
 

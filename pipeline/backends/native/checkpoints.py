@@ -38,7 +38,7 @@ class Checkpoints:
         tensors, rest = _split(optimizer.state_dict())
         weights = dict(trained.named_parameters())
         save_file({key: _plain(value) for key, value in weights.items()}, unfinished / "trained.safetensors")
-        save_file({key: _plain(value) for key, value in tensors.items()}, unfinished / "optimizer.safetensors")
+        save_file(_apart(tensors), unfinished / "optimizer.safetensors")
         state = {"step": step, "fingerprint": self.fingerprint, "optimizer": rest, "scaler": scaler}
         (unfinished / "state.json").write_text(json.dumps(state), encoding="utf-8")
         flush_folder(unfinished)
@@ -96,13 +96,14 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 
 
 def _join(tensors: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    """JSON has made lists of the tuples, such as the version that an optimizer compares with its own."""
     nested: dict[str, Any] = {}
     for key, value in {**tensors, **rest["values"]}.items():
         *names, last = key.split(PATH_SEPARATOR)
         place = nested
         for name in names:
             place = place.setdefault(name, {})
-        place[last] = value
+        place[last] = tuple(value) if isinstance(value, list) and last != "params" else value
     groups = nested.pop(GROUPS)
     state = {int(index): values for index, values in nested.items()}
     return {"state": state, "param_groups": [groups[str(index)] for index in range(len(groups))]}
@@ -120,3 +121,15 @@ def _keep_types(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """bitsandbytes has one table of its 8-bit steps for all weights, and safetensors takes no tensor twice."""
+    made: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in tensors.items():
+        plain = _plain(value)
+        place = plain.untyped_storage().data_ptr()
+        made[key] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return made
