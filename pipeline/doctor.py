@@ -30,7 +30,12 @@ from pipeline.settings import PlatformName, Precision
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "lycoris-lora", "bitsandbytes", "safetensors", "mlflow")
 PROBE_SECONDS = 60.0
 LEAST_DISK_BYTES = 10 * GIB
+TRIAL_SECONDS = 30.0
+"""For one optimizer: thirteen of them are tried."""
 ATTENTION = (sys.executable, "-P", str(Path(findings.__file__).with_name("ask_attention.py")))
+BITSANDBYTES = (sys.executable, "-P", str(Path(findings.__file__).with_name("ask_bitsandbytes.py")))
+LIBRARIES = {"cuda": "_cuda", "rocm": "_rocm", "xpu": "_xpu", "cpu": "_cpu"}
+"""What stands in the name of bitsandbytes' library for a platform."""
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 WIDEST = 120
 """Longer lines are harder to read."""
@@ -165,6 +170,39 @@ def _attention(patient: Patient) -> Iterator[Finding]:
         yield Finding("failure", "numbers", reason, again)
 
 
+def _bitsandbytes(patient: Patient) -> Iterator[Finding]:
+    """Which of its libraries it loads: without one for the card, its optimizers run on the CPU or not at all."""
+    version = _version("bitsandbytes")
+    if version is None or patient.facts.answer is None:
+        return
+    try:
+        library = str(_last_json(question(BITSANDBYTES, patient.seconds))["library"])
+    except (NoAnswerError, ValueError, KeyError, TypeError) as error:
+        yield Finding("warning", "bitsandbytes", f"{version} can't be loaded: {error}", "pip install -U bitsandbytes")
+        return
+    kind = LIBRARIES[patient.machine.platform]
+    if kind in library:
+        yield Finding("ok", "bitsandbytes", f"{version} loads {library}")
+    else:
+        reason = f"{version} loads {library or 'no library'}, which is not one for {patient.machine.platform}"
+        yield Finding("warning", "bitsandbytes", reason, "python -m bitsandbytes; or optimizer=adamw")
+
+
+def _optimizers(patient: Patient) -> Iterator[Finding]:
+    from pipeline.optimizer.choose import trial_on
+    from pipeline.optimizer.findings import examine_optimizers
+    from pipeline.optimizer.trial import Bench
+
+    if patient.facts.answer is not None:
+        yield from examine_optimizers(trial_on(Bench(patient.machine, None, min(patient.seconds, TRIAL_SECONDS))))
+
+
+def _tracking(patient: Patient) -> Iterator[Finding]:
+    from pipeline.tracking.findings import examine_store
+
+    yield from examine_store(patient.environment.get("MLFLOW_TRACKING_URI"))
+
+
 def _last_json(output: bytes) -> Any:
     return json.loads(output.decode(errors="replace").strip().rpartition("\n")[2])
 
@@ -238,10 +276,13 @@ PROBES: Mapping[str, Probe] = {
     "torch": _torch,
     "precision": _precision,
     "attention": _attention,
+    "bitsandbytes": _bitsandbytes,
+    "optimizer": _optimizers,
     "disk": _disk,
     "cache": _caches,
     "packages": _packages,
     "sd-scripts": _sd_scripts,
+    "tracking": _tracking,
 }
 
 
@@ -269,9 +310,9 @@ def lines(examination: Examination, width: int | None = None) -> list[str]:
 
 def _finding_lines(finding: Finding, width: int) -> list[str]:
     """What to type is never broken into lines, so that it can be pasted."""
-    label = f"{finding.level:<9}{finding.subject:<12}"
+    label = f"{finding.level:<9}{finding.subject:<14}"
     rows = textwrap.wrap(
-        label + finding.text, width, subsequent_indent=" " * 21, break_long_words=False, break_on_hyphens=False
+        label + finding.text, width, subsequent_indent=" " * 23, break_long_words=False, break_on_hyphens=False
     )
     return rows + [f"  > {way}" for way in finding.fix.split("; or ") if way]
 

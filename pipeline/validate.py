@@ -82,9 +82,8 @@ def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial
     checkpoint, dataset = facts.checkpoint, facts.dataset
     assert checkpoint is not None and dataset is not None, "a part that is missing has a problem that says why"
     chosen = Chosen(settings, (), ())
-    if trial_on is not None and BACKENDS[settings.backend.name]().trains_here(facts):
-        bench = Bench(facts.machine, facts.checkout, settings.hardware.probe_seconds)
-        chosen = _tried(settings, facts, checkpoint, trial_on(bench))
+    if trial_on is not None:
+        chosen = _chosen(settings, facts, checkpoint, trial_on)
     return _plan(chosen, facts, checkpoint, dataset)
 
 
@@ -95,6 +94,16 @@ def _problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
 def _raise_any(problems: list[Problem]) -> None:
     if problems:
         raise InvalidSettings(tuple(problems))
+
+
+def _chosen(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial_on: Callable[[Bench], Trial]) -> Chosen:
+    """Tried where the trainer is: neither the device of another machine nor a checkout of one is here."""
+    here = settings.hardware.facts is None and BACKENDS[settings.backend.name]().trains_here(facts)
+    if not here:
+        untried = Choice("optimizer", settings.optimizer.name, "not tried: what would train with it is not here")
+        return Chosen(settings, (untried,), ())
+    bench = Bench(facts.machine, facts.checkout, settings.hardware.probe_seconds)
+    return _tried(settings, facts, checkpoint, trial_on(bench))
 
 
 def _tried(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial: Trial) -> Chosen:

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -17,7 +19,12 @@ from pipeline.doctor import Examination, Patient, as_json, examine, lines
 from pipeline.machine import findings
 from pipeline.machine.facts import MachineFacts, machine_from, read_facts
 from pipeline.machine.findings import Finding
+from pipeline.optimizer.catalog import Option, options
+from pipeline.optimizer.choose import Trial
+from pipeline.optimizer.findings import examine_optimizers
+from pipeline.optimizer.trial import Steps, TrialError
 from pipeline.settings import PROJECT, PlatformName
+from pipeline.tracking.findings import examine_store
 from tests import given
 from tests.test_machines import facts_of, found_on
 
@@ -125,6 +132,107 @@ def test_lines_fit_the_terminal(width: int, facts: MachineFacts) -> None:
     assert max(len(line) for line in told if not line.startswith("  > ")) <= width
     assert [line for line in told if line.startswith("  > ")] == ["  > pip install a", "  > hardware=cpu"]
     assert told[-1] == "1 warning"
+
+
+# ---------------------------------------------------------------------------- optimizers, and their library
+
+GOOD = Steps(52.0, 41.0, 2.05, paged=False, fused=None, cosine=0.9999, norm_ratio=1.0)
+
+
+def trying(reasons: dict[str, str]) -> Trial:
+    """Every optimizer takes its steps, but those that fail for a reason."""
+
+    def trial(option: Option, _: float) -> Steps:
+        if option.name in reasons:
+            raise TrialError(reasons[option.name])
+        return GOOD
+
+    return trial
+
+
+def test_every_optimizer_has_its_verdict_and_what_it_saves() -> None:
+    told = [finding.text for finding in examine_optimizers(trying({}))]
+    assert [text.partition(":")[0] for text in told] == ["adamw", *(name for name in options() if name != "adamw")]
+    assert "adamw8bit: works, 2.05 bytes a parameter, 74% less than adamw; cosine 0.9999 with 32 bits" in told
+
+
+def test_an_optimizer_that_fails_is_told_with_what_takes_its_place() -> None:
+    told = list(examine_optimizers(trying({"adamw8bit": "no kernel image is available"})))
+    (failed,) = (finding for finding in told if finding.level == "warning")
+    assert failed.text == "adamw8bit does not work: no kernel image is available"
+    assert failed.fix == "optimizer=adamw, in its place"
+
+
+def test_what_is_not_installed_is_one_line_with_one_command() -> None:
+    told = list(examine_optimizers(trying(dict.fromkeys(("lion", "came", "prodigy"), "ModuleNotFoundError: no"))))
+    assert (told[-1].level, told[-1].text) == ("ok", "not installed: came, lion, prodigy")
+    assert told[-1].fix == "pip install lion-pytorch prodigyopt pytorch-optimizer"
+
+
+def test_where_the_plainest_optimizer_fails_no_other_is_tried() -> None:
+    (told,) = examine_optimizers(trying({"adamw": "5 steps took more than 30 s"}))
+    assert told.level == "failure"
+    assert told.text.endswith("the others were not tried")
+
+
+@pytest.mark.parametrize(
+    ("library", "level"), [("libbitsandbytes_rocm72.so", "ok"), ("libbitsandbytes_cpu.so", "warning"), ("", "warning")]
+)
+def test_the_library_of_bitsandbytes_is_one_for_the_card(
+    facts: MachineFacts, library: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "BITSANDBYTES", answering(json.dumps({"library": library})))
+    (told,) = doctor._bitsandbytes(patient(facts))
+    assert told.level == level
+
+
+def test_bitsandbytes_itself_loads_a_library_here() -> None:
+    done = subprocess.run(doctor.BITSANDBYTES, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.strip().rpartition("\n")[2])["library"].startswith("libbitsandbytes_")
+
+
+# ------------------------------------------------------------------------------------------------------------ tracking
+
+
+def test_a_store_that_is_not_there_yet_is_made_by_the_first_run(tmp_path: Path) -> None:
+    (told,) = examine_store(None, tmp_path / "mlflow")
+    assert (told.level, told.text) == ("ok", f"{tmp_path / 'mlflow' / 'mlflow.db'} will be made by the first run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_store_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    (told,) = examine_store(None, tmp_path)
+    assert (told.level, told.fix) == ("failure", "tracking.store_dir=FOLDER; or tracking=off")
+
+
+def test_a_server_that_does_not_answer_is_told_without_its_password() -> None:
+    (told,) = examine_store("http://user:secret@127.0.0.1:1")
+    assert (told.level, told.fix) == ("warning", "tracking=local; or start the server")
+    assert "secret" not in told.text
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a server of MLflow does at /health."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_server_that_answers_is_well() -> None:
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        (told,) = examine_store(f"http://127.0.0.1:{server.server_port}/")
+    assert told.level == "ok"
+
+
+def test_an_address_that_is_none_is_a_failure() -> None:
+    (told,) = examine_store("ftp://somewhere")
+    assert (told.level, told.fix) == ("failure", "unset MLFLOW_TRACKING_URI")
 
 
 # ----------------------------------------------------------------------------------------------------------- container

@@ -11,6 +11,7 @@ from pipeline.detect import detect
 from pipeline.errors import UnreadableFile
 from pipeline.machine.elsewhere import machine_elsewhere
 from pipeline.machine.facts import MachineFacts, facts_record, read_facts
+from pipeline.optimizer.choose import trial_on
 from pipeline.settings import PlatformName, Until
 from pipeline.validate import validate
 from tests import given
@@ -45,6 +46,15 @@ def test_a_plan_is_made_for_the_other_machine(facts: MachineFacts, tmp_path: Pat
     plan = validate(settings, detect(settings, tmp_path / "run"))
     assert (plan.machine.platform, plan.precision) == ("rocm", "bf16")
     assert "MIOPEN_FIND_MODE" in {choice.key for choice in plan.choices}
+
+
+def test_no_optimizer_is_tried_for_the_other_machine(facts: MachineFacts, tmp_path: Path) -> None:
+    settings = demo_like(tmp_path)
+    settings.until, settings.hardware.name = Until.render, PlatformName.rocm
+    settings.hardware.facts = written(facts, tmp_path / "facts.json")
+    plan = validate(settings, detect(settings, tmp_path / "run"), trial_on)
+    (choice,) = (choice for choice in plan.choices if choice.key == "optimizer")
+    assert choice.reason.startswith("not tried")
 
 
 def test_nothing_is_trained_here_with_them(facts: MachineFacts, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _is_older(database: Path) -> bool:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    revision = _revision(database)
+    revision = revision_of(database)
     if revision in (known.revision for known in scripts.walk_revisions()):
         return revision != scripts.get_current_head()
     raise TrackingError(
@@ -193,7 +193,8 @@ def _is_older(database: Path) -> bool:
     )
 
 
-def _revision(database: Path) -> str:
+def revision_of(database: Path) -> str:
+    """Of its schema. Raises TrackingError for what is no store of MLflow's."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
