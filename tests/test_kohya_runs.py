@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipeline.checkpoint.header import read_header
 from pipeline.journal import read_journal
+from pipeline.optimizer.trial import ATTEMPT
 from pipeline.settings import PROJECT
 from tests import given, header_cases
 from tests.test_kohya_watch import nothing_is_left, wait_for
@@ -55,10 +56,12 @@ class Place:
 
     @property
     def python(self) -> Path:
-        """Stands for the interpreter of the checkout's environment."""
-        path = self.dir / "python"
+        """Stands for the interpreter of the checkout's environment. An optimizer is tried with the real torch, which
+        the stand-in's is not."""
+        path = self.cache_dir / "python"
         packages = f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={CHECKOUT / 'packages'}"
-        path.write_text(f'#!/bin/sh\n{packages} exec {sys.executable} -S "$@"\n')
+        tries = f'case "$1" in {ATTEMPT}) exec {sys.executable} "$@";; esac'
+        path.write_text(f'#!/bin/sh\n{tries}\n{packages} exec {sys.executable} -S "$@"\n')
         path.chmod(0o755)
         return path
 
