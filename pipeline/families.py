@@ -119,6 +119,31 @@ class Prompts:
 
 
 @dataclass
+class Level:
+    """Layers of the denoiser that work at one width and one resolution."""
+
+    px: int
+    """Side of the square of pixels that one of its tokens stands for."""
+    width: int
+    """Numbers a token."""
+    layers: int
+    """Transformer layers."""
+    convolutions: int
+    """Residual blocks, of two 3x3 convolutions each."""
+
+
+@dataclass
+class Shape:
+    """What the memory estimate needs to know of the denoiser; a checkpoint's header has the last word on parameters."""
+
+    parameters: float
+    levels: list[Level]
+    """One of a transformer, one a resolution of a U-Net."""
+    text_tokens: int
+    """Of the caption, where they run through the layers beside the picture's; 0 where layers only look at them."""
+
+
+@dataclass
 class Known:
     """All that is known of a family."""
 
@@ -128,6 +153,7 @@ class Known:
     """The module of `pipeline.backends.native` that trains its architecture; null: none does yet."""
     convolutions: bool
     """Its denoiser has 3x3 convolutions that an adapter can train."""
+    shape: Shape
     parts: dict[str, Part]
     alternatives: list[list[str]]
     """Parts of which one is enough, where sizes of the family differ in them."""

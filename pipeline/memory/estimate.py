@@ -1,0 +1,194 @@
+"""Peak memory of one device, phase by phase.
+
+The order of things inside of a step decides the peak (torch.autograd, torch.amp): autocast keeps a copy in half of
+every float32 weight that is trained until the forward pass ends; gradients grow while what the forward pass kept is
+let go, so the two do not add up, except from the second pass of an accumulation on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pipeline.memory.activations import kept_bytes, passing_bytes
+from pipeline.memory.load import Load
+
+VAE_PARAMETERS = 84e6
+"""Of the VAEs of Stable Diffusion and FLUX, by their headers; others have up to 0.4e9."""
+VAE_ENCODER_WIDTH, VAE_DECODER_WIDTH = 128, 256
+"""Numbers a pixel at full resolution: `block_out_channels` of those VAEs, whose decoder's last upsampling has 256."""
+VAE_TENSORS = 4
+"""Alive at once in a residual block without gradients: its input, the normed one, the result, the convolution's own."""
+FRAGMENTATION_LOW, FRAGMENTATION_HIGH = 1.0, 1.10
+"""What torch's allocator holds beyond what tensors take: nothing at best, 3 to 8 per cent as a rule, a little more in
+buckets of many sizes."""
+ACTIVATIONS_HIGH = 1.5
+"""How far beyond the count kernels' work space and casts may go: the measured figures of docs/memory.md are mostly on
+that side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing that takes memory."""
+
+    name: str
+    bytes: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the run, and what is on the device in it at its worst moment."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def bytes(self) -> float:
+        return sum(term.bytes for term in self.terms)
+
+    @property
+    def largest(self) -> Term:
+        return max(self.terms, key=lambda term: term.bytes)
+
+    @property
+    def low_bytes(self) -> float:
+        return self.bytes * FRAGMENTATION_LOW
+
+    @property
+    def high_bytes(self) -> float:
+        passing = sum(term.bytes for term in self.terms if term.name in PASSING)
+        return (self.bytes + passing * (ACTIVATIONS_HIGH - 1)) * FRAGMENTATION_HIGH
+
+
+PASSING = ("activations", "VAE at work")
+"""Terms that are counted layer by layer, and less sure than weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Of one device."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def peak(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.bytes)
+
+    @property
+    def largest(self) -> Term:
+        return self.peak.largest
+
+    @property
+    def low_bytes(self) -> float:
+        return self.peak.low_bytes
+
+    @property
+    def high_bytes(self) -> float:
+        return max(phase.high_bytes for phase in self.phases)
+
+
+def estimate(load: Load) -> MemoryEstimate:
+    """Of a run in all its phases."""
+    phases = {
+        "caching text encodings": _caching_text(load),
+        "caching latents": _caching_latents(load),
+        "training": _training(load),
+        "sampling": _sampling(load),
+        "saving": _standing(load),
+    }
+    context = Term("context", load.context_bytes, "driver, kernels and libraries")
+    return MemoryEstimate(tuple(Phase(name, (*_real(terms), context)) for name, terms in phases.items()))
+
+
+def _real(terms: Iterable[Term]) -> Iterator[Term]:
+    return (term for term in terms if term.bytes > 0)
+
+
+def _caching_text(load: Load) -> Iterator[Term]:
+    yield Term("text encoders", load.encoder_parameters * load.encoder_bytes, "all of them, before the denoiser comes")
+
+
+def _caching_latents(load: Load) -> Iterator[Term]:
+    yield _vae(load)
+    yield _vae_at_work(load, VAE_ENCODER_WIDTH)
+
+
+def _training(load: Load) -> Iterator[Term]:
+    yield from _standing(load)
+    yield from _step(load)
+    if not load.encodes:
+        yield _vae(load)
+
+
+def _standing(load: Load) -> Iterator[Term]:
+    """What stays between two steps."""
+    swapped = 1 - min(1.0, load.blocks_to_swap / max(1, sum(level.layers for level in load.shape.levels)))
+    yield Term("weights", load.parameters * load.weight_bytes * swapped, f"{load.weight_bytes:g} bytes a parameter")
+    adapter = load.adapter_parameters + (load.trained_encoder_parameters if load.adapter_parameters else 0)
+    yield Term("adapter", adapter * load.trained_bytes, f"{load.trained_bytes} bytes a trained parameter")
+    state = load.trained_parameters * load.state_bytes
+    yield Term("optimizer state", state, f"{load.state_bytes:g} bytes a trained parameter")
+    if load.encoders_stay:
+        yield Term("text encoders", load.encoder_parameters * load.encoder_bytes, "needed at every step")
+
+
+def _step(load: Load) -> Iterator[Term]:
+    """What a step adds at its worst moment: the end of a forward pass, or the end of a backward pass."""
+    gradients, copies, kept = _gradients(load), _copies(load), _activations(load)
+    if load.accumulation > 1 and not load.fused_backward:
+        yield from (gradients, copies, kept)
+        return
+    forward = (copies, kept)
+    backward = (gradients, kept) if load.gradient_checkpointing else (gradients,)
+    yield from max(forward, backward, key=lambda terms: sum(term.bytes for term in terms))
+
+
+def _gradients(load: Load) -> Term:
+    """With updates fused into the backward pass those of one layer: the share of the widest is less than 2 %."""
+    share = 0.02 if load.fused_backward else 1.0
+    size = load.trained_parameters * load.trained_bytes * share
+    return Term("gradients", size, "of one layer" if load.fused_backward else "of all trained parameters")
+
+
+def _copies(load: Load) -> Term:
+    """Autocast's, of trained float32 weights in the type of the forward pass."""
+    has_copies = load.compute_bytes < load.trained_bytes
+    size = load.trained_parameters * load.compute_bytes if has_copies else 0
+    return Term("autocast copies", size, "trained weights in the type of the forward pass")
+
+
+def _activations(load: Load) -> Term:
+    one = kept_bytes(
+        load.shape,
+        side_px=load.side_px,
+        compute_bytes=load.compute_bytes,
+        checkpointed=load.gradient_checkpointing,
+        plain_attention=load.plain_attention,
+    )
+    words = "with" if load.gradient_checkpointing else "without"
+    why = f"{load.batch} x {load.side_px} px, {words} gradient checkpointing"
+    return Term("activations", load.batch * one, why + (", plain attention" if load.plain_attention else ""))
+
+
+def _sampling(load: Load) -> Iterator[Term]:
+    """One picture; the VAE draws it after the denoiser's last step, so that the greater of the two counts."""
+    yield from _standing(load)
+    yield _vae(load)
+    one = passing_bytes(
+        load.shape,
+        side_px=load.side_px,
+        compute_bytes=load.compute_bytes,
+        plain_attention=load.plain_attention,
+    )
+    denoiser = Term("activations", one * (2 if load.guided else 1), "of one layer, nothing is kept")
+    yield max(denoiser, _vae_at_work(load, VAE_DECODER_WIDTH), key=lambda term: term.bytes)
+
+
+def _vae(load: Load) -> Term:
+    return Term("VAE", VAE_PARAMETERS * load.vae_bytes, f"{load.vae_bytes} bytes a parameter")
+
+
+def _vae_at_work(load: Load, width: int) -> Term:
+    size = load.side_px**2 * width * VAE_TENSORS * load.vae_bytes
+    return Term("VAE at work", size, f"one picture of {load.side_px} px at full resolution")
