@@ -141,6 +141,8 @@ class Shape:
     """One of a transformer, one a resolution of a U-Net."""
     text_tokens: int
     """Of the caption, where they run through the layers beside the picture's; 0 where layers only look at them."""
+    blocks: int
+    """Of equal size, as sd-scripts' blocks_to_swap counts them: two of FLUX's single blocks are one."""
 
 
 @dataclass

@@ -75,6 +75,8 @@ class Machine:
     """What the trainer's environment needs for these devices, beside what the user has set."""
     warnings: tuple[str, ...] = ()
     """What is worth knowing of these devices."""
+    total_memory_bytes: int = 0
+    """Of the smallest device, free or not; 0 for a CPU, and where a device does not tell."""
 
     @property
     def torch_device(self) -> str:

@@ -29,10 +29,14 @@ from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
 from pipeline.machine.precision import choose_precision, precision_problems
 from pipeline.machine.telling import device_choices
+from pipeline.memory.estimate import MemoryEstimate, estimate
+from pipeline.memory.fit import cannot_fit, memory_choice, memory_problem, memory_warnings
+from pipeline.memory.load import Load
+from pipeline.memory.parameters import trained_parameters
 from pipeline.optimizer.choose import Chosen, Trial, choose_optimizer
 from pipeline.optimizer.trial import Bench
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
-from pipeline.settings import Algorithm, PlatformName, Prediction, Settings
+from pipeline.settings import PlatformName, Prediction, Settings
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
 
@@ -43,6 +47,8 @@ class Backend:
 
     problems: Check
     """What it can't do."""
+    load: Callable[[Settings, Facts, Checkpoint], Load | None]
+    """What it puts on a device; None where there is nothing that would train."""
     choices: Callable[[Plan, Facts], Iterator[Choice]] = lambda _plan, _facts: iter(())
     warnings: Callable[[Settings, Facts], Iterator[str]] = lambda _settings, _facts: iter(())
     weights_with_checkpoints: bool = False
@@ -52,16 +58,19 @@ class Backend:
 
 
 def _native() -> Backend:
+    from pipeline.backends.native.memory import native_load
     from pipeline.backends.native.support import native_problems
 
-    return Backend(native_problems)
+    return Backend(native_problems, native_load)
 
 
 def _kohya() -> Backend:
+    from pipeline.backends.kohya.memory import kohya_load
     from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
 
     return Backend(
         kohya_problems,
+        kohya_load,
         kohya_choices,
         kohya_warnings,
         weights_with_checkpoints=True,
@@ -81,6 +90,7 @@ def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial
     _raise_any([*facts.problems, *_problems(settings, facts)])
     checkpoint, dataset = facts.checkpoint, facts.dataset
     assert checkpoint is not None and dataset is not None, "a part that is missing has a problem that says why"
+    _raise_any(list(_memory_problems(settings, facts, checkpoint)))
     chosen = Chosen(settings, (), ())
     if trial_on is not None:
         chosen = _chosen(settings, facts, checkpoint, trial_on)
@@ -108,11 +118,12 @@ def _chosen(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial_on: 
 
 def _tried(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial: Trial) -> Chosen:
     """What takes the place of the optimizer that was asked for must go with the other settings too."""
-    chosen = choose_optimizer(settings, trial, trained_parameters=_trained_parameters(settings, checkpoint))
+    chosen = choose_optimizer(settings, trial, trained_parameters=trained_parameters(settings, checkpoint))
     if isinstance(chosen, Problem):
         raise InvalidSettings((chosen,))
     if chosen.settings.optimizer.target != settings.optimizer.target:
         _raise_any(list(_problems(chosen.settings, facts)))
+        _raise_any(list(_memory_problems(chosen.settings, facts, checkpoint)))
     return chosen
 
 
@@ -259,20 +270,12 @@ def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
 def _bytes_to_write(settings: Settings, checkpoint: Checkpoint) -> int:
     """Weights, and checkpoints of 12 bytes a trained parameter: the float32 weight and AdamW's two moments. A new
     checkpoint is written before the oldest one is removed."""
-    trained = _trained_parameters(settings, checkpoint)
+    trained = trained_parameters(settings, checkpoint)
     weights = checkpoint.bytes if settings.network is None else 4 * trained
     num_checkpoints = settings.train.keep_checkpoints + 1
     if BACKENDS[settings.backend.name]().weights_with_checkpoints:
         return weights + (weights + 12 * trained) * (num_checkpoints + 1)
     return weights + 12 * trained * num_checkpoints
-
-
-def _trained_parameters(settings: Settings, checkpoint: Checkpoint) -> int:
-    """About: what LoRA's two matrices take at Stable Diffusion 1.5's shapes, a share of the denoiser for each rank."""
-    network = settings.network
-    if network is None or network.algo is Algorithm.full:
-        return checkpoint.parameters
-    return int(checkpoint.parameters * min(1.0, network.rank * 0.0005 + network.conv_rank * 0.0007))
 
 
 CHECKS: tuple[Check, ...] = (
@@ -297,6 +300,27 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+# ------------------------------------------------------------------------------------------------------------ memory
+
+
+def _memory_problems(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Asked when nothing else is wrong: numbers out of their ranges would make an estimate of nothing."""
+    found = _estimate(settings, facts, checkpoint)
+    if found is None or not cannot_fit(found, facts.machine):
+        return
+
+    def fits(changed: Settings) -> bool:
+        again = _estimate(changed, facts, checkpoint)
+        return again is not None and not cannot_fit(again, facts.machine) and not any(_problems(changed, facts))
+
+    yield memory_problem(settings, found, facts.machine, fits)
+
+
+def _estimate(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> MemoryEstimate | None:
+    load = BACKENDS[settings.backend.name]().load(settings, facts, checkpoint)
+    return None if load is None else estimate(load)
+
+
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
@@ -305,6 +329,7 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
     prompts, prompts_choice = choose_prompts(settings, dataset)
+    memory = _estimate(settings, facts, checkpoint)
     prediction, predicted = settings.model.prediction, predicts(settings, checkpoint)
     choices = (
         model_choice(settings, checkpoint),
@@ -316,6 +341,7 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
         steps_choice,
         prompts_choice,
         *chosen.choices,
+        None if memory is None else memory_choice(memory, facts.machine),
     )
     plan = Plan(
         settings=settings,
@@ -333,6 +359,7 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
             *facts.machine.warnings,
             *chosen.warnings,
             *_warnings(settings, checkpoint, dataset),
+            *(memory_warnings(memory, facts.machine) if memory is not None else ()),
             *BACKENDS[settings.backend.name]().warnings(settings, facts),
         ),
         checkout=facts.checkout,

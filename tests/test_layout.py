@@ -16,7 +16,7 @@ ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor"}
 COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
 HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE}
 NATIVE = "pipeline.backends.native"
-TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "job", "__main__"))}
+TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "memory", "job", "__main__"))}
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
 TRAINER_LIBRARIES = {"torch", "diffusers", "transformers", "lycoris", "accelerate", "bitsandbytes", "peft"}
 RECORDS = {"pipeline.records", "pipeline.settings", "pipeline.families", "pipeline.errors", "pipeline"}

@@ -76,6 +76,7 @@ def _machine(facts: MachineFacts, verdict: Verdict, *, torch_version: str) -> Ma
         attention=verdict.attention,
         variables=verdict.variables,
         warnings=verdict.warnings,
+        total_memory_bytes=min((device.total_bytes for device in devices), default=0),
     )
 
 

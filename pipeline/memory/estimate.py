@@ -7,7 +7,7 @@ let go, so the two do not add up, except from the second pass of an accumulation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.memory.activations import kept_bytes, passing_bytes
@@ -19,12 +19,14 @@ VAE_ENCODER_WIDTH, VAE_DECODER_WIDTH = 128, 256
 """Numbers a pixel at full resolution: `block_out_channels` of those VAEs, whose decoder's last upsampling has 256."""
 VAE_TENSORS = 4
 """Alive at once in a residual block without gradients: its input, the normed one, the result, the convolution's own."""
-FRAGMENTATION_LOW, FRAGMENTATION_HIGH = 1.0, 1.10
-"""What torch's allocator holds beyond what tensors take: nothing at best, 3 to 8 per cent as a rule, a little more in
-buckets of many sizes."""
-ACTIVATIONS_HIGH = 1.5
-"""How far beyond the count kernels' work space and casts may go: the measured figures of docs/memory.md are mostly on
-that side."""
+FRAGMENTATION = 0.05
+"""Share of the tensors that torch's allocator holds beyond them: 3 to 8 per cent as a rule. The low end of a range has
+none of it, and the high end twice as much."""
+PASSING = ("activations", "VAE at work")
+"""Terms that are counted operation by operation, and less sure than weights."""
+PASSING_LOW, PASSING_HIGH = 0.75, 1.5
+"""How far they may be from the count: operations that work in place keep less, kernels' work space and casts take
+more. These are bounds of judgement, and no fit to figures; docs/memory.md shows how they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,14 @@ class Phase:
 
     @property
     def low_bytes(self) -> float:
-        return self.bytes * FRAGMENTATION_LOW
+        return self._times({**dict.fromkeys(PASSING, PASSING_LOW), "fragmentation": 0})
 
     @property
     def high_bytes(self) -> float:
-        passing = sum(term.bytes for term in self.terms if term.name in PASSING)
-        return (self.bytes + passing * (ACTIVATIONS_HIGH - 1)) * FRAGMENTATION_HIGH
+        return self._times({**dict.fromkeys(PASSING, PASSING_HIGH), "fragmentation": 2})
 
-
-PASSING = ("activations", "VAE at work")
-"""Terms that are counted layer by layer, and less sure than weights."""
+    def _times(self, factors: Mapping[str, float]) -> float:
+        return sum(term.bytes * factors.get(term.name, 1) for term in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class MemoryEstimate:
 
     @property
     def low_bytes(self) -> float:
-        return self.peak.low_bytes
+        return max(phase.low_bytes for phase in self.phases)
 
     @property
     def high_bytes(self) -> float:
@@ -97,8 +97,13 @@ def estimate(load: Load) -> MemoryEstimate:
         "sampling": _sampling(load),
         "saving": _standing(load),
     }
-    context = Term("context", load.context_bytes, "driver, kernels and libraries")
-    return MemoryEstimate(tuple(Phase(name, (*_real(terms), context)) for name, terms in phases.items()))
+    return MemoryEstimate(tuple(_phase(load, name, terms) for name, terms in phases.items()))
+
+
+def _phase(load: Load, name: str, terms: Iterable[Term]) -> Phase:
+    real = tuple(_real(terms))
+    spare = Term("fragmentation", sum(term.bytes for term in real) * FRAGMENTATION, "gaps that the allocator keeps")
+    return Phase(name, (*real, spare, Term("context", load.context_bytes, "driver, kernels and libraries")))
 
 
 def _real(terms: Iterable[Term]) -> Iterator[Term]:
@@ -123,7 +128,7 @@ def _training(load: Load) -> Iterator[Term]:
 
 def _standing(load: Load) -> Iterator[Term]:
     """What stays between two steps."""
-    swapped = 1 - min(1.0, load.blocks_to_swap / max(1, sum(level.layers for level in load.shape.levels)))
+    swapped = 1 - min(1.0, load.blocks_to_swap / load.shape.blocks) if load.shape.blocks else 1.0
     yield Term("weights", load.parameters * load.weight_bytes * swapped, f"{load.weight_bytes:g} bytes a parameter")
     adapter = load.adapter_parameters + (load.trained_encoder_parameters if load.adapter_parameters else 0)
     yield Term("adapter", adapter * load.trained_bytes, f"{load.trained_bytes} bytes a trained parameter")

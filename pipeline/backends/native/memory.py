@@ -1,0 +1,17 @@
+"""What our own trainer puts on a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.memory.load import Load
+from pipeline.memory.plain import plain_load
+from pipeline.records import Checkpoint, Facts
+from pipeline.settings import Settings
+
+
+def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
+    """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
+    and VAE work in float32: they are loaded so."""
+    stays = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
+    return replace(plain_load(settings, facts, checkpoint), encoders_stay=stays, encoder_bytes=4, vae_bytes=4)

@@ -1,0 +1,46 @@
+"""What every trainer puts on a device; a backend changes what its own does otherwise."""
+
+from __future__ import annotations
+
+from pipeline.machine.precision import choose_precision
+from pipeline.memory.load import Load
+from pipeline.memory.parameters import encoder_parameters, trained_encoder_parameters, trained_parameters
+from pipeline.records import Checkpoint, Facts, Machine, Platform
+from pipeline.settings import Settings
+
+CONTEXT_BYTES: dict[Platform, int] = {"cuda": 450 * 2**20, "rocm": 750 * 2**20, "xpu": 750 * 2**20, "cpu": 500 * 2**20}
+"""In the middle of what tools show beyond torch's own count: 0.3 to 0.6 GiB on cuda, 0.5 to 1 GiB on rocm and xpu; on
+a CPU torch and the libraries themselves."""
+
+
+def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
+    """Frozen weights in the type of the forward pass, trained ones in float32."""
+    precision, _ = choose_precision(settings.hardware.precision, facts.machine)
+    compute_bytes, train = (4 if precision == "fp32" else 2), settings.train
+    adapted = settings.network is not None
+    return Load(
+        shape=settings.model.known.shape,
+        parameters=checkpoint.parameters,
+        weight_bytes=compute_bytes if adapted else 4,
+        adapter_parameters=trained_parameters(settings, checkpoint) if adapted else 0,
+        trained_bytes=4,
+        compute_bytes=compute_bytes,
+        state_bytes_per_parameter=settings.optimizer.known.state_bytes_per_parameter,
+        eight_bits=settings.optimizer.known.twin is not None,
+        side_px=train.resolution_px,
+        batch=train.batch_size,
+        accumulation=train.accumulation_steps,
+        gradient_checkpointing=train.gradient_checkpointing,
+        plain_attention=plain_attention(facts.machine),
+        encoder_parameters=encoder_parameters(settings, checkpoint),
+        encoder_bytes=compute_bytes,
+        trained_encoder_parameters=trained_encoder_parameters(settings, checkpoint),
+        vae_bytes=compute_bytes,
+        guided=settings.sample.guidance_scale > 1,
+        context_bytes=CONTEXT_BYTES[facts.machine.platform],
+    )
+
+
+def plain_attention(machine: Machine) -> bool:
+    """Where nothing is known of the kernels, a better one than plain products is taken for granted."""
+    return machine.attention == ("math",)
