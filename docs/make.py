@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from docs.kohya_page import kohya_tables
+from docs.memory_page import memory_tables
 from docs.models_page import model_tables
 from docs.optimizers_page import optimizer_table
 from pipeline.checks.limits import LIMITS, MANY
@@ -335,6 +336,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "causes": cause_table,
     "models": lambda: model_tables(table),
     "kohya": lambda: kohya_tables(table),
+    "memory": lambda: memory_tables(table),
     "optimizers": lambda: optimizer_table(table),
 }
 

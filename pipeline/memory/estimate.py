@@ -43,11 +43,17 @@ class Phase:
     """A part of the run, and what is on the device in it at its worst moment."""
 
     name: str
-    terms: tuple[Term, ...]
+    moments: tuple[tuple[Term, ...], ...]
+    """What is there at each moment that may be the worst."""
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Of the worst moment."""
+        return max(self.moments, key=_total)
 
     @property
     def bytes(self) -> float:
-        return sum(term.bytes for term in self.terms)
+        return _total(self.terms)
 
     @property
     def largest(self) -> Term:
@@ -62,7 +68,11 @@ class Phase:
         return self._times({**dict.fromkeys(PASSING, PASSING_HIGH), "fragmentation": 2})
 
     def _times(self, factors: Mapping[str, float]) -> float:
-        return sum(term.bytes * factors.get(term.name, 1) for term in self.terms)
+        return max(sum(term.bytes * factors.get(term.name, 1) for term in moment) for moment in self.moments)
+
+
+def _total(terms: Iterable[Term]) -> float:
+    return sum(term.bytes for term in terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +100,24 @@ class MemoryEstimate:
 
 def estimate(load: Load) -> MemoryEstimate:
     """Of a run in all its phases."""
-    phases = {
-        "caching text encodings": _caching_text(load),
-        "caching latents": _caching_latents(load),
-        "training": _training(load),
-        "sampling": _sampling(load),
-        "saving": _standing(load),
+    phases: dict[str, list[Iterable[Term]]] = {
+        "caching text encodings": [_caching_text(load)],
+        "caching latents": [_caching_latents(load)],
+        "training": [(*_training(load), *moment) for moment in _step(load)],
+        "sampling": [(*_standing(load), *moment) for moment in _sampling(load)],
+        "saving": [_standing(load)],
     }
-    return MemoryEstimate(tuple(_phase(load, name, terms) for name, terms in phases.items()))
+    return MemoryEstimate(tuple(_phase(load, name, moments) for name, moments in phases.items()))
 
 
-def _phase(load: Load, name: str, terms: Iterable[Term]) -> Phase:
+def _phase(load: Load, name: str, moments: Iterable[Iterable[Term]]) -> Phase:
+    return Phase(name, tuple(_moment(load, terms) for terms in moments))
+
+
+def _moment(load: Load, terms: Iterable[Term]) -> tuple[Term, ...]:
     real = tuple(_real(terms))
-    spare = Term("fragmentation", sum(term.bytes for term in real) * FRAGMENTATION, "gaps that the allocator keeps")
-    return Phase(name, (*real, spare, Term("context", load.context_bytes, "driver, kernels and libraries")))
+    spare = Term("fragmentation", _total(real) * FRAGMENTATION, "gaps that the allocator keeps")
+    return (*real, spare, Term("context", load.context_bytes, "driver, kernels and libraries"))
 
 
 def _real(terms: Iterable[Term]) -> Iterator[Term]:
@@ -121,7 +135,6 @@ def _caching_latents(load: Load) -> Iterator[Term]:
 
 def _training(load: Load) -> Iterator[Term]:
     yield from _standing(load)
-    yield from _step(load)
     if not load.encodes:
         yield _vae(load)
 
@@ -138,15 +151,14 @@ def _standing(load: Load) -> Iterator[Term]:
         yield Term("text encoders", load.encoder_parameters * load.encoder_bytes, "needed at every step")
 
 
-def _step(load: Load) -> Iterator[Term]:
-    """What a step adds at its worst moment: the end of a forward pass, or the end of a backward pass."""
+def _step(load: Load) -> Iterator[tuple[Term, ...]]:
+    """What a step adds at the end of a forward pass, and at the end of a backward pass."""
     gradients, copies, kept = _gradients(load), _copies(load), _activations(load)
     if load.accumulation > 1 and not load.fused_backward:
-        yield from (gradients, copies, kept)
+        yield gradients, copies, kept
         return
-    forward = (copies, kept)
-    backward = (gradients, kept) if load.gradient_checkpointing else (gradients,)
-    yield from max(forward, backward, key=lambda terms: sum(term.bytes for term in terms))
+    yield copies, kept
+    yield (gradients, kept) if load.gradient_checkpointing else (gradients,)
 
 
 def _gradients(load: Load) -> Term:
@@ -176,18 +188,16 @@ def _activations(load: Load) -> Term:
     return Term("activations", load.batch * one, why + (", plain attention" if load.plain_attention else ""))
 
 
-def _sampling(load: Load) -> Iterator[Term]:
-    """One picture; the VAE draws it after the denoiser's last step, so that the greater of the two counts."""
-    yield from _standing(load)
-    yield _vae(load)
+def _sampling(load: Load) -> Iterator[tuple[Term, ...]]:
+    """One picture: the denoiser's last step, and then the VAE that draws it."""
     one = passing_bytes(
         load.shape,
         side_px=load.side_px,
         compute_bytes=load.compute_bytes,
         plain_attention=load.plain_attention,
     )
-    denoiser = Term("activations", one * (2 if load.guided else 1), "of one layer, nothing is kept")
-    yield max(denoiser, _vae_at_work(load, VAE_DECODER_WIDTH), key=lambda term: term.bytes)
+    yield _vae(load), Term("activations", one * (2 if load.guided else 1), "of one layer, nothing is kept")
+    yield _vae(load), _vae_at_work(load, VAE_DECODER_WIDTH)
 
 
 def _vae(load: Load) -> Term:
