@@ -29,6 +29,10 @@ PASSING_LOW, PASSING_HIGH = 0.75, 1.5
 more. These are bounds of judgement, and no fit to figures; docs/memory.md shows how they hold."""
 
 
+TRAINING = "training"
+"""The phase that published figures are of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Term:
     """One thing that takes memory."""
@@ -86,6 +90,10 @@ class MemoryEstimate:
         return max(self.phases, key=lambda phase: phase.bytes)
 
     @property
+    def training(self) -> Phase:
+        return next(phase for phase in self.phases if phase.name == TRAINING)
+
+    @property
     def largest(self) -> Term:
         return self.peak.largest
 
@@ -103,7 +111,7 @@ def estimate(load: Load) -> MemoryEstimate:
     phases: dict[str, list[Iterable[Term]]] = {
         "caching text encodings": [_caching_text(load)],
         "caching latents": [_caching_latents(load)],
-        "training": [(*_training(load), *moment) for moment in _step(load)],
+        TRAINING: [(*_training(load), *moment) for moment in _step(load)],
         "sampling": [(*_standing(load), *moment) for moment in _sampling(load)],
         "saving": [_standing(load)],
     }
