@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from pipeline.errors import Problem
 from pipeline.machine.cards import Found, find_cards
 from pipeline.machine.facts import MachineFacts, answer_from, facts_here, machine_from
+from pipeline.machine.hung import end_hung
 from pipeline.machine.variables import NAMES, VISIBILITY
 from pipeline.records import Answer, Machine
 from pipeline.settings import PlatformName
@@ -84,21 +84,10 @@ def question(command: Sequence[str], seconds: float, *, environment: Mapping[str
         raise NoAnswerError(f"torch did not answer within {seconds:g} s (hardware.probe_seconds)") from error
     finally:
         if process.poll() is None:
-            _kill(process)
+            end_hung(process)
     if process.returncode != 0:
         raise NoAnswerError(_last_line(complaint) or f"asking torch ended with status {process.returncode}")
     return output
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """A process that hangs inside the driver may outlive SIGKILL for a while: it is not waited for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
 
 
 def _parse(output: bytes) -> Answer:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.machine.hung import end_hung
 from pipeline.optimizer.catalog import Option
 from pipeline.records import Checkout, Machine
 from pipeline.settings import PROJECT, RateMeaning
@@ -137,7 +137,7 @@ def _run(question: Mapping[str, Any], bench: Bench) -> bytes:
         raise TrialError(reason) from error
     finally:
         if process.poll() is None:
-            _end(process)
+            end_hung(process)
     if process.returncode != 0:
         raise TrialError(_ending(process.returncode, complaint))
     return output
@@ -149,17 +149,6 @@ def _ending(status: int, complaint: bytes) -> str:
         return f"the process that tried it died of signal {-status}"
     lines = complaint.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"the process that tried it ended with status {status}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """What hangs inside a driver may outlive SIGKILL for a while: it is not waited for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
 
 
 def _parse(output: bytes, class_name: str) -> Steps:

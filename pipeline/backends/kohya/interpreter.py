@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from pipeline.machine import ask as torch_ask
 from pipeline.machine.facts import answer_from
+from pipeline.machine.hung import end_hung
 from pipeline.machine.probe import DEVICE_NODES
 from pipeline.machine.variables import VISIBILITY
 from pipeline.records import Answer
@@ -102,18 +102,7 @@ def _run(question: Sequence[str], seconds: float) -> tuple[bytes, bytes, int | N
         return error.output or b"", b"", None
     finally:
         if process.poll() is None:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """What hangs inside a driver may outlive SIGKILL for a while: it is not waited for."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+            end_hung(process)
 
 
 def _parse(output: bytes) -> Environment | None:
