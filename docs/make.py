@@ -45,6 +45,7 @@ TABLES_OF_FIGURES = (
     "backend.measures_heldout",
     "backend.encodes_once",
     "optimizer.known",
+    "memory.known",
 )
 IN_ONE_COLUMN = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),

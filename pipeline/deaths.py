@@ -14,7 +14,9 @@ from pipeline.records import Event
 LOG_LINES_SHOWN = 12
 LOG_BYTES_READ = 64 * 1024
 
-LESS_MEMORY = "train.batch_size=1 train.gradient_checkpointing=true, or a smaller train.resolution_px"
+LESS_MEMORY = (
+    "memory=ultra_low_memory, train.batch_size=1 train.gradient_checkpointing=true, or a smaller train.resolution_px"
+)
 
 
 @dataclass(frozen=True, slots=True)

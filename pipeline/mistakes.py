@@ -59,7 +59,14 @@ OTHER_NAMES = {
     "output_name": "backend.weights_name",
 }
 """What other trainers call our settings."""
-FACTS = {"model.known", "model.signature", "backend.measures_heldout", "backend.encodes_once", "optimizer.known"}
+FACTS = {
+    "model.known",
+    "model.signature",
+    "backend.measures_heldout",
+    "backend.encodes_once",
+    "optimizer.known",
+    "memory.known",
+}
 """What stands among the settings and is none."""
 NO_NETWORK = "mode=finetune trains the whole model and has no network: leave network=... out, or mode=lora"
 

@@ -21,13 +21,15 @@ import yaml
 
 from pipeline import wording
 from pipeline.display import Display, open_display
-from pipeline.errors import Cause
+from pipeline.errors import Cause, RunError
 from pipeline.files import write_text
 from pipeline.journal import Journal
 from pipeline.outcome import has_outcome, recorded, write_outcome
 from pipeline.records import Ending, Event, Facts, Job, Kind, Outcome, Plan
 from pipeline.resume import Claim, claimed, locked
 from pipeline.settings import Settings, Until, plain
+
+PLAN_NAME = "plan.json"
 
 T = TypeVar("T")
 
@@ -85,6 +87,7 @@ def run(settings: Settings, run_dir: Path, *, command: str) -> Ending | None:
                 display.say(wording.job_lines(_render(plan, run_dir, notes)))
             return None
         with claimed(plan.fingerprint, run_dir, settings.resume, say=notes.say) as claim:
+            plan = _as_it_began(plan, claim, settings, facts, notes)
             return _train(plan, claim, notes, command=command, began=began)
 
 
@@ -106,12 +109,33 @@ def _validate(settings: Settings, facts: Facts, notes: Notes) -> Plan:
     return plan
 
 
+def _as_it_began(plan: Plan, claim: Claim, settings: Settings, facts: Facts, notes: Notes) -> Plan:
+    """A run that goes on keeps the memory profile that it began with, however much memory is free now: another one
+    has other batches, and maybe another optimizer, than its checkpoint."""
+    from pipeline.memory.profiles import AUTO, as_it_began
+
+    if claim.step is None or settings.memory.name != AUTO:
+        return plan
+    path = claim.run_dir / PLAN_NAME
+    try:
+        before = as_it_began(settings, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} does not tell which memory profile the run began with: {error!r}\n"
+            "    try: memory=standard, or the one that it was; or resume=never"
+        ) from error
+    if (before.memory, before.train) == (plan.settings.memory, plan.settings.train):
+        return plan
+    notes.say(f"going on with memory={before.memory.name}, which this run began with")
+    return replace(_validate(before, facts, notes), fingerprint=plan.fingerprint)
+
+
 def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
     from pipeline.render import render
 
     settings = yaml.safe_dump(plain(plan.settings), sort_keys=False, allow_unicode=True)
     write_text(run_dir / "config.yaml", settings)
-    write_text(run_dir / "plan.json", json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
+    write_text(run_dir / PLAN_NAME, json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
     return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
 
 

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import Known
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The checkout: where conf/, demo/ and the local tracking store are."""
@@ -114,6 +116,13 @@ class KohyaCache(Enum):
     memory = "memory"
     disk = "disk"
     off = "off"
+
+
+class CachePlace(Enum):
+    """Where sd-scripts keeps what its encoders made: for this run only, or in files beside the pictures."""
+
+    memory = "memory"
+    disk = "disk"
 
 
 class StaleCache(Enum):
@@ -274,6 +283,38 @@ class Optimizer:
 
 
 @dataclass
+class MemoryProfile:
+    """What a memory profile does; nothing in here is a setting."""
+
+    order: int
+    """memory=auto tries the profiles in this order, the one that costs the least time first."""
+    batch_size: int
+    """Pictures at once, at most; the pictures of an update stay the same."""
+    larger_batches: bool
+    """memory=auto tries all pictures of an update at once before that."""
+    gradient_checkpointing: bool
+    eight_bits: bool
+    """optimizer=auto takes the one that keeps its state in 8 bits."""
+    caches: CachePlace
+    """Where backend=kohya keeps latents and text by itself."""
+    blocks_to_swap: int
+    """Of a transformer's equal blocks, those that wait in the computer's memory; memory=auto takes as few as fit."""
+    more_blocks: bool
+    """memory=auto swaps more than these where they are not enough."""
+
+
+@dataclass
+class Memory:
+    name: str
+    """The option of the group."""
+    blocks_to_swap: Optional[int]
+    """Blocks of the denoiser that wait in the computer's memory; null: by the profile. Of backend=kohya and models
+    that are transformers."""
+    known: Optional[MemoryProfile]
+    """What the profile does; null: the first that fits."""
+
+
+@dataclass
 class Train:
     max_steps: Optional[int]
     """Optimizer updates; null: from `samples_per_image`."""
@@ -285,10 +326,12 @@ class Train:
     """At most so many, or ten times the number of pictures where that is more."""
     min_steps: int
     """At least so many updates."""
-    batch_size: int
-    """Pictures in a forward pass of one process."""
-    accumulation_steps: int
-    """Forward passes whose gradients make one update."""
+    effective_batch_size: int
+    """Pictures of an update, over all its passes and processes."""
+    batch_size: Optional[int]
+    """Pictures in a forward pass of one process; null: as many as the memory profile allows."""
+    accumulation_steps: Optional[int]
+    """Forward passes whose gradients make one update; null: as many as `effective_batch_size` needs."""
     max_grad_norm: float
     """0: no clipping."""
     resolution_px: int
@@ -309,8 +352,8 @@ class Train:
     """Shuffle the comma-separated parts of a caption."""
     keep_tags: int
     """How many parts at the front stay in place when the rest is shuffled."""
-    gradient_checkpointing: bool
-    """Less memory for about a third more time a step."""
+    gradient_checkpointing: Optional[bool]
+    """Less memory for about a third more time a step; null: by the memory profile."""
     checkpoint_every_steps: int
     """Updates between checkpoints."""
     keep_checkpoints: int
@@ -416,6 +459,7 @@ class Settings:
     mode: Any
     network: Optional[Network]
     optimizer: Optimizer
+    memory: Memory
     train: Train
     sample: Sample
     hardware: Hardware
@@ -427,6 +471,12 @@ class Settings:
         return dict(_flatten("", plain(self)))
 
 
+def decided(value: T | None) -> T:
+    """A setting that null leaves to the memory profile, once that is chosen (`pipeline.memory.profiles`)."""
+    assert value is not None, "validate chooses the memory profile before anything else is asked"
+    return value
+
+
 def plain(settings: Settings) -> dict[str, Any]:
     """Nested dicts of numbers, strings, lists and None; the tables of figures and facts are left out."""
     nested: dict[str, Any] = _values(asdict(settings))
@@ -434,7 +484,7 @@ def plain(settings: Settings) -> dict[str, Any]:
     for facts in ("figures", "known", "signature"):
         del nested["model"][facts]
     del nested["backend"]["measures_heldout"], nested["backend"]["encodes_once"]
-    del nested["optimizer"]["known"]
+    del nested["optimizer"]["known"], nested["memory"]["known"]
     return nested
 
 

@@ -33,10 +33,11 @@ from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.fit import cannot_fit, memory_choice, memory_problem, memory_warnings
 from pipeline.memory.load import Load
 from pipeline.memory.parameters import trained_parameters
+from pipeline.memory.profiles import AUTO, first_candidate, fit_memory, left_to_memory
 from pipeline.optimizer.choose import Chosen, Trial, choose_optimizer
 from pipeline.optimizer.trial import Bench
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
-from pipeline.settings import PlatformName, Prediction, Settings
+from pipeline.settings import PlatformName, Prediction, RateMeaning, Settings, decided
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
 
@@ -47,8 +48,10 @@ class Backend:
 
     problems: Check
     """What it can't do."""
-    load: Callable[[Settings, Facts, Checkpoint], Load | None]
-    """What it puts on a device; None where there is nothing that would train."""
+    load: Callable[[Settings, Facts, Checkpoint], Load]
+    """What it puts on a device; asked of settings that have no problems."""
+    most_blocks: Callable[[Settings], int] = lambda _settings: 0
+    """How many blocks of the denoiser it can leave in the computer's memory while the others work."""
     choices: Callable[[Plan, Facts], Iterator[Choice]] = lambda _plan, _facts: iter(())
     warnings: Callable[[Settings, Facts], Iterator[str]] = lambda _settings, _facts: iter(())
     weights_with_checkpoints: bool = False
@@ -65,12 +68,13 @@ def _native() -> Backend:
 
 
 def _kohya() -> Backend:
-    from pipeline.backends.kohya.memory import kohya_load
+    from pipeline.backends.kohya.memory import kohya_load, most_blocks
     from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
 
     return Backend(
         kohya_problems,
         kohya_load,
+        most_blocks,
         kohya_choices,
         kohya_warnings,
         weights_with_checkpoints=True,
@@ -87,14 +91,17 @@ GIB = 2**30
 def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial] | None = None) -> Plan:
     """The plan, with every automatic choice made. Raises InvalidSettings with all problems at once; the optimizer is
     tried when there are no others, or taken on trust where there is no `trial_on`."""
-    _raise_any([*facts.problems, *_problems(settings, facts)])
+    most_blocks = BACKENDS[settings.backend.name]().most_blocks(settings)
+    _raise_any([*facts.problems, *_problems(first_candidate(settings, most_blocks), facts)])
     checkpoint, dataset = facts.checkpoint, facts.dataset
     assert checkpoint is not None and dataset is not None, "a part that is missing has a problem that says why"
-    _raise_any(list(_memory_problems(settings, facts, checkpoint)))
-    chosen = Chosen(settings, (), ())
+    fitted = fit_memory(settings, facts.machine, most_blocks, lambda each: _estimate(each, facts, checkpoint))
+    _raise_any(list(_problems(fitted.settings, facts)))
+    _raise_any(list(_memory_problems(settings, fitted.settings, facts, checkpoint)))
+    chosen = Chosen(fitted.settings, (), ())
     if trial_on is not None:
-        chosen = _chosen(settings, facts, checkpoint, trial_on)
-    return _plan(chosen, facts, checkpoint, dataset)
+        chosen = _chosen(settings, fitted.settings, facts, checkpoint, trial_on)
+    return _plan(settings, replace(chosen, choices=(*fitted.choices, *chosen.choices)), facts, checkpoint, dataset)
 
 
 def _problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -106,24 +113,26 @@ def _raise_any(problems: list[Problem]) -> None:
         raise InvalidSettings(tuple(problems))
 
 
-def _chosen(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial_on: Callable[[Bench], Trial]) -> Chosen:
+def _chosen(
+    asked: Settings, settings: Settings, facts: Facts, checkpoint: Checkpoint, trial_on: Callable[[Bench], Trial]
+) -> Chosen:
     """Tried where the trainer is: neither the device of another machine nor a checkout of one is here."""
     here = settings.hardware.facts is None and BACKENDS[settings.backend.name]().trains_here(facts)
     if not here:
         untried = Choice("optimizer", settings.optimizer.name, "not tried: what would train with it is not here")
         return Chosen(settings, (untried,), ())
     bench = Bench(facts.machine, facts.checkout, settings.hardware.probe_seconds)
-    return _tried(settings, facts, checkpoint, trial_on(bench))
+    return _tried(asked, settings, facts, checkpoint, trial_on(bench))
 
 
-def _tried(settings: Settings, facts: Facts, checkpoint: Checkpoint, trial: Trial) -> Chosen:
+def _tried(asked: Settings, settings: Settings, facts: Facts, checkpoint: Checkpoint, trial: Trial) -> Chosen:
     """What takes the place of the optimizer that was asked for must go with the other settings too."""
     chosen = choose_optimizer(settings, trial, trained_parameters=trained_parameters(settings, checkpoint))
     if isinstance(chosen, Problem):
         raise InvalidSettings((chosen,))
     if chosen.settings.optimizer.target != settings.optimizer.target:
         _raise_any(list(_problems(chosen.settings, facts)))
-        _raise_any(list(_memory_problems(chosen.settings, facts, checkpoint)))
+        _raise_any(list(_memory_problems(asked, chosen.settings, facts, checkpoint)))
     return chosen
 
 
@@ -176,6 +185,14 @@ def _sides_fit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield Problem(
             "train.resolution_px", side, reason, f"train.resolution_px={max(step, round(side / step) * step)}"
         )
+
+
+def _blocks_can_be_swapped(settings: Settings, _: Facts) -> Iterator[Problem]:
+    """More of them than there are is told by the trainer's own rules."""
+    asked = settings.memory.blocks_to_swap
+    if asked and not BACKENDS[settings.backend.name]().most_blocks(settings):
+        reason = f"backend={settings.backend.name} swaps no blocks of {settings.model.known.title} in this mode"
+        yield Problem("memory.blocks_to_swap", asked, reason, "leave memory.blocks_to_swap out")
 
 
 def _floor_is_below_cap(settings: Settings, _: Facts) -> Iterator[Problem]:
@@ -286,6 +303,7 @@ CHECKS: tuple[Check, ...] = (
     _arguments_have_values,
     _arguments_still_exist,
     _sides_fit_the_model,
+    _blocks_can_be_swapped,
     _floor_is_below_cap,
     _model_is_what_it_shows,
     _settings_suit_the_model,
@@ -303,28 +321,28 @@ CHECKS: tuple[Check, ...] = (
 # ------------------------------------------------------------------------------------------------------------ memory
 
 
-def _memory_problems(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Iterator[Problem]:
+def _memory_problems(asked: Settings, settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Iterator[Problem]:
     """Asked when nothing else is wrong: numbers out of their ranges would make an estimate of nothing."""
     found = _estimate(settings, facts, checkpoint)
-    if found is None or not cannot_fit(found, facts.machine):
+    if not cannot_fit(found, facts.machine):
         return
 
     def fits(changed: Settings) -> bool:
         again = _estimate(changed, facts, checkpoint)
-        return again is not None and not cannot_fit(again, facts.machine) and not any(_problems(changed, facts))
+        return not cannot_fit(again, facts.machine) and not any(_problems(changed, facts))
 
-    yield memory_problem(settings, found, facts.machine, fits)
+    most_blocks = BACKENDS[settings.backend.name]().most_blocks(settings)
+    yield memory_problem(asked, settings, found, facts.machine, most_blocks, fits)
 
 
-def _estimate(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> MemoryEstimate | None:
-    load = BACKENDS[settings.backend.name]().load(settings, facts, checkpoint)
-    return None if load is None else estimate(load)
+def _estimate(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> MemoryEstimate:
+    return estimate(BACKENDS[settings.backend.name]().load(settings, facts, checkpoint))
 
 
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
-def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
+def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
     settings = chosen.settings
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
@@ -341,7 +359,7 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
         steps_choice,
         prompts_choice,
         *chosen.choices,
-        None if memory is None else memory_choice(memory, facts.machine),
+        memory_choice(memory, facts.machine),
     )
     plan = Plan(
         settings=settings,
@@ -359,13 +377,13 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
             *facts.machine.warnings,
             *chosen.warnings,
             *_warnings(settings, checkpoint, dataset),
-            *(memory_warnings(memory, facts.machine) if memory is not None else ()),
+            *memory_warnings(memory, facts.machine),
             *BACKENDS[settings.backend.name]().warnings(settings, facts),
         ),
         checkout=facts.checkout,
     )
     own_choices = tuple(BACKENDS[settings.backend.name]().choices(plan, facts))
-    return replace(plan, fingerprint=fingerprint(plan), choices=(*plan.choices, *own_choices))
+    return replace(plan, fingerprint=fingerprint(plan, asked), choices=(*plan.choices, *own_choices))
 
 
 def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:
@@ -392,7 +410,7 @@ def _steps(settings: Settings, num_pictures: int) -> tuple[int, Choice | None]:
     asked = num_pictures * train.samples_per_image
     cap = max(train.samples_cap, 10 * num_pictures)
     samples = min(max(asked, train.samples_floor), cap)
-    batch = train.batch_size * train.accumulation_steps * settings.hardware.num_processes
+    batch = decided(train.batch_size) * decided(train.accumulation_steps) * settings.hardware.num_processes
     enough = math.ceil(samples / batch)
     steps = max(train.min_steps, enough)
     reason = (
@@ -407,8 +425,7 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     train, said = settings.train, settings.model.prediction
     if not dataset.heldout:
         yield "no pictures are held out: nothing will show whether the model learns the style or the pictures by heart"
-    if train.batch_size > len(dataset.train):
-        yield f"train.batch_size={train.batch_size} is more than the {len(dataset.train)} pictures: batches repeat them"
+    yield from _batch_warnings(settings, dataset)
     caption, times = Counter(picture.caption for picture in dataset.train).most_common(1)[0]
     if len(dataset.train) >= 5 and times > 0.8 * len(dataset.train):
         yield f"{times} of {len(dataset.train)} pictures have one caption, {caption[:60]!r}: words will not steer it"
@@ -423,10 +440,23 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     yield from family_warnings(settings)
 
 
+def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
+    train, pictures = settings.train, len(dataset.train)
+    size, meant = decided(train.batch_size), train.effective_batch_size
+    if size > pictures:
+        yield f"train.batch_size={size} is more than the {pictures} pictures: batches repeat them"
+    real = size * decided(train.accumulation_steps) * settings.hardware.num_processes
+    if real != meant:
+        told = f"{real} pictures make an update, not train.effective_batch_size={meant}"
+        rate = settings.optimizer.lr * math.sqrt(real / meant)
+        is_rate = settings.optimizer.known.rate is RateMeaning.rate
+        yield told + (f"; by the rule of the square root optimizer.lr={rate:.3g} would go with them" if is_rate else "")
+
+
 # ------------------------------------------------------------------------------------------------------- fingerprint
 
 NOT_IN_THE_WEIGHTS = (
-    *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "backend.weights_name"),
+    *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "memory.", "backend.weights_name"),
     *("optimizer.fallback", "optimizer.falls_back_to"),
     *("backend.root", "backend.python", "backend.cache_", "backend.stale_cache"),
     *(
@@ -444,9 +474,11 @@ NOT_IN_THE_WEIGHTS = (
 content, steps by their number, the machine by what was chosen for it."""
 
 
-def fingerprint(plan: Plan) -> str:
-    """SHA-256 of all that decides the weights."""
-    settings = {key: value for key, value in plan.settings.flat().items() if not key.startswith(NOT_IN_THE_WEIGHTS)}
+def fingerprint(plan: Plan, asked: Settings) -> str:
+    """SHA-256 of all that decides the weights. What memory=auto decided by the memory that was free counts as it was
+    asked for: the same command goes on with its run, and with what was decided then."""
+    values = plan.settings.flat() | (left_to_memory(asked) if asked.memory.name == AUTO else {})
+    settings = {key: value for key, value in values.items() if not key.startswith(NOT_IN_THE_WEIGHTS)}
     decided = {
         "checkout": None if plan.checkout is None else plan.checkout.commit,
         "checkpoint": plan.checkpoint.digest,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.records import Choice, Facts, Job, Machine, Outcome, Plan
+from pipeline.settings import decided
 
 
 def machine_summary(machine: Machine) -> str:
@@ -30,7 +31,7 @@ def facts_summary(facts: Facts) -> str:
 
 def plan_summary(plan: Plan) -> str:
     train = plan.settings.train
-    batch = train.batch_size * train.accumulation_steps * plan.num_processes
+    batch = decided(train.batch_size) * decided(train.accumulation_steps) * plan.num_processes
     return (
         f"{_plural(plan.steps, 'step')} of {_plural(batch, 'picture')} · {plan.precision} · {plan.settings.mode.name}"
     )
@@ -82,7 +83,7 @@ def plan_lines(plan: Plan) -> list[str]:
         ("network", adapter),
         ("optimizer", f"{settings.optimizer.name}, learning rate {settings.optimizer.lr:g}"),
         ("steps", f"{plan.steps}, {plan.warmup_steps} of them warm-up, {train.scheduler.value}"),
-        ("batch", f"{train.batch_size} x {train.accumulation_steps} x {plan.num_processes}"),
+        ("batch", f"{decided(train.batch_size)} x {decided(train.accumulation_steps)} x {plan.num_processes}"),
         ("resolution", f"{train.resolution_px} px"),
         ("precision", plan.precision),
         ("prompts", str(len(plan.sample_prompts))),

@@ -40,6 +40,7 @@ from pipeline.records import Dataset, Machine, Picture, Plan, Variable
 from pipeline.resume import checkpoints
 from pipeline.settings import PROJECT, Algorithm, PlatformName
 from tests import given
+from tests.golden_kohya import sized
 from tests.test_kohya_support import checkout as checkout_with
 from tests.test_machines import facts_of as machine_facts
 
@@ -57,7 +58,7 @@ def plan_of(
 ) -> Plan:
     """Twenty-four pictures in batches of four make six updates an epoch."""
     typed = ("data=folder", "data.dir=pictures", f"model.path={path}", "train.batch_size=4")
-    settings = given.settings("backend=kohya", f"model={model}", *typed, *words)
+    settings = sized(given.settings("backend=kohya", f"model={model}", *typed, *words))
     return Plan(
         settings=settings,
         machine=machine,

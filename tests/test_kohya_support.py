@@ -14,11 +14,11 @@ from pipeline.errors import Problem
 from pipeline.records import Checkout, Picture, Platform
 from pipeline.settings import KohyaCache, Settings
 from tests import given
-from tests.golden_kohya import composed, facts_of, plan_of
+from tests.golden_kohya import composed, facts_of, plan_of, sized
 
 
 def problems(settings: Settings) -> list[Problem]:
-    return list(kohya_problems(settings, facts_of(settings)))
+    return list(kohya_problems(sized(settings), facts_of(settings)))
 
 
 def told(settings: Settings) -> tuple[str, str, str]:
@@ -112,7 +112,7 @@ def test_what_would_die_late_or_do_nothing_is_told(model: str, mode: str, more: 
 
 def test_a_cpu_has_one_process() -> None:
     settings = composed("sd15", "lora", "hardware.num_processes=2")
-    on_cpu = list(kohya_problems(settings, replace(facts_of(settings), machine=given.CPU)))
+    on_cpu = list(kohya_problems(sized(settings), replace(facts_of(settings), machine=given.CPU)))
     assert [problem.key for problem in on_cpu] == ["hardware.num_processes"]
     assert problems(settings) == []
 
@@ -121,12 +121,12 @@ def test_a_cpu_has_one_process() -> None:
     ("model", "mode", "more", "words"),
     [
         ("flux_dev", "finetune", (), "trains the weights themselves in bf16"),
-        ("flux_dev", "lora", ("train.caption_dropout=0.1",), "lets T5 drop a tenth of every caption"),
+        ("flux_dev", "lora", ("train.caption_dropout=0.1", "memory=low_memory"), "lets T5 drop a tenth of every caption"),
     ],
 )
 def test_what_sd_scripts_does_by_itself_is_warned_of(model: str, mode: str, more: tuple[str, ...], words: str) -> None:
     settings = composed(model, mode, *more)
-    assert any(words in text for text in kohya_warnings(settings, facts_of(settings)))
+    assert any(words in text for text in kohya_warnings(sized(settings), facts_of(settings)))
 
 
 def test_t_lora_is_refused() -> None:
@@ -139,7 +139,7 @@ def test_a_finetune_measures_no_heldout_loss() -> None:
     assert composed("sdxl", "finetune").train.heldout_every_steps == 0
     settings = composed("sdxl", "finetune", "train.heldout_every_steps=50")
     assert told(settings)[0] == "train.heldout_every_steps"
-    assert any("measures no held-out loss" in text for text in kohya_warnings(settings, facts_of(settings)))
+    assert any("measures no held-out loss" in text for text in kohya_warnings(sized(settings), facts_of(settings)))
 
 
 def test_a_finetune_needs_cached_latents() -> None:
@@ -178,7 +178,7 @@ def test_a_diffusers_folder_of_a_transformer_is_told() -> None:
     facts = facts_of(settings)
     assert facts.checkpoint is not None
     folder = replace(facts, checkpoint=replace(facts.checkpoint, layout="diffusers"))
-    assert [problem.key for problem in kohya_problems(settings, folder)] == ["model.path"]
+    assert [problem.key for problem in kohya_problems(sized(settings), folder)] == ["model.path"]
 
 
 def test_buckets_must_suit_the_script() -> None:
@@ -191,7 +191,7 @@ def test_pictures_that_are_stored_turned_are_told() -> None:
     settings = composed("sdxl", "lora")
     turned = tuple(replace(picture, orientation=6) for picture in given.pictures(5))
     facts = replace(facts_of(settings), dataset=replace(given.dataset(), train=turned))
-    (problem,) = kohya_problems(settings, facts)
+    (problem,) = kohya_problems(sized(settings), facts)
     assert problem.key == "data.dir"
     assert "5 pictures are stored turned" in problem.reason
     assert "... and 2 more" in problem.reason
@@ -258,7 +258,7 @@ def test_two_pictures_of_one_name_share_no_cache_on_the_disk(mode: str) -> None:
     for where, keys in (("disk", ["data.dir"]), ("memory", [])):
         settings = composed("sdxl", mode, f"backend.cache_latents={where}")
         facts = replace(facts_of(settings), dataset=replace(given.dataset(), train=pair))
-        assert [problem.key for problem in kohya_problems(settings, facts)] == keys
+        assert [problem.key for problem in kohya_problems(sized(settings), facts)] == keys
 
 
 def test_a_cache_that_can_not_be_is_told() -> None:
@@ -299,26 +299,26 @@ def checkout(**packages: str) -> Checkout:
 def test_the_optimizer_is_looked_for_where_it_will_run(target: str, reason: str) -> None:
     settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0")
     facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there", "module:bitsandbytes": "there"}))
-    assert reason in " ".join(problem.reason for problem in kohya_problems(settings, facts))
+    assert reason in " ".join(problem.reason for problem in kohya_problems(sized(settings), facts))
 
 
 def test_lycoris_is_looked_for_where_it_will_run() -> None:
     settings = composed("sdxl", "lora", "network=loha")
     facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there"}))
-    (problem,) = kohya_problems(settings, facts)
+    (problem,) = kohya_problems(sized(settings), facts)
     assert problem.key == "network"
     assert "pip install lycoris-lora" in problem.fix
 
 
 def test_what_suits_the_family_and_is_set_otherwise_is_warned_of() -> None:
     settings = composed("flux_dev", "lora", "+backend.args.discrete_flow_shift=2.0")
-    warnings = list(kohya_warnings(settings, facts_of(settings)))
+    warnings = list(kohya_warnings(sized(settings), facts_of(settings)))
     assert "backend.args.discrete_flow_shift=2.0: FLUX.1 [dev] is trained with 3.1582" in warnings
 
 
 def test_without_a_checkout_the_audited_version_speaks() -> None:
     settings = composed("sdxl", "lora")
-    assert any("no checkout is named" in text for text in kohya_warnings(settings, facts_of(settings)))
+    assert any("no checkout is named" in text for text in kohya_warnings(sized(settings), facts_of(settings)))
 
 
 def test_a_caption_of_several_lines_is_one_cache(tmp_path: Path) -> None:
@@ -333,5 +333,5 @@ def test_a_caption_of_several_lines_is_one_cache(tmp_path: Path) -> None:
 def test_several_processes_are_refused_where_one_would_start(platform: Platform, count: int) -> None:
     settings = composed("sdxl", "lora", "hardware.num_processes=2")
     machine = replace(given.CARD, platform=platform, device_names=("A card", "A card"))
-    told = kohya_problems(settings, replace(facts_of(settings), machine=machine))
+    told = kohya_problems(sized(settings), replace(facts_of(settings), machine=machine))
     assert [problem.key for problem in told] == ["hardware.num_processes"] * count

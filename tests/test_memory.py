@@ -12,7 +12,7 @@ from pipeline.errors import InvalidSettings, Problem
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.load import Load
 from pipeline.records import Checkpoint, Facts, Machine
-from pipeline.settings import Settings
+from pipeline.settings import Settings, decided
 from pipeline.validate import validate
 from tests import given, golden_kohya
 
@@ -155,7 +155,7 @@ def test_changes_are_put_together_where_one_is_not_enough() -> None:
     told = _refused(settings, _facts(settings, total=13))
     assert told.fix.startswith("train.gradient_checkpointing=true optimizer=adamw8bit train.batch_size=")
     again = golden_kohya.composed(*typed, *told.fix.split())
-    assert again.train.batch_size * again.train.accumulation_steps == 16
+    assert decided(again.train.batch_size) * decided(again.train.accumulation_steps) == 16
     validate(again, _facts(settings, total=13))
 
 

@@ -105,7 +105,7 @@ def test_help_is_told(tmp_path: Path) -> None:
         (["data.dir=/a=b"], ["""'data.dir="/a=b"'"""]),
         (["+new=1"], ["unknown setting 'new'"]),
         (["++train.bacth_size=1"], ["Did you mean train.batch_size?"]),
-        (["+train.batch_size=2"], ["leave the + out"]),
+        (["+train.resolution_px=64"], ["leave the + out"]),
         (["optimizer.args.foo=1"], ["try: +optimizer.args.foo=1"]),
         (["~profile"], ["a run needs its profile"]),
         (["train.batch_size=1,2"], ["-m train.batch_size=1,2"]),

@@ -14,6 +14,7 @@ from pipeline.checks.claims import is_refuted, predicts
 from pipeline.checks.limits import LIMITS
 from pipeline.checks.networks import ARGUMENTS, WORDS
 from pipeline.errors import InvalidSettings, Problem
+from pipeline.memory.profiles import first_candidate
 from pipeline.records import Dataset, Facts, Plan, Variable
 from pipeline.settings import (
     Algorithm,
@@ -74,7 +75,8 @@ def test_problems_name_key_value_limits_and_what_to_type() -> None:
 
 
 def test_every_number_of_the_settings_has_a_limit() -> None:
-    every = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__min_snr_gamma=1.0).flat()
+    made = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__min_snr_gamma=1.0)
+    every = first_candidate(made, 0).flat()
     numbers = {
         key
         for key, value in every.items()
@@ -396,7 +398,7 @@ def test_automatic_choices_are_kept_with_their_reasons() -> None:
     keys = [choice.key for choice in plan(settings).choices]
     assert keys == [
         *("hardware", "hardware.precision", "model.prediction", "data.heldout_fraction", "train.max_steps"),
-        *("sample.prompts", "memory"),
+        *("sample.prompts", "memory", "train.batch_size", "memory.peak"),
     ]
     assert all(choice.reason for choice in plan(settings).choices)
 
@@ -409,7 +411,7 @@ def test_what_was_asked_for_is_no_choice() -> None:
         train__max_steps=5,
         sample__prompts=["a"],
     )
-    assert [choice.key for choice in plan(settings).choices] == ["memory"]
+    assert [choice.key for choice in plan(settings).choices] == ["memory", "train.batch_size", "memory.peak"]
 
 
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp16])

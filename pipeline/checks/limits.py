@@ -46,6 +46,8 @@ LIMITS: dict[str, Limit] = {
     "train.samples_floor": Limit(0, MANY, 2000),
     "train.samples_cap": Limit(1, MANY, 8000),
     "train.min_steps": Limit(1, MANY, 400),
+    "memory.blocks_to_swap": Limit(0, 100, 8),
+    "train.effective_batch_size": Limit(1, MANY, 4),
     "train.batch_size": Limit(1, 4096, 4),
     "train.accumulation_steps": Limit(1, 65_536, 1),
     "train.max_grad_norm": Limit(0, 1e6, 1),
@@ -69,6 +71,9 @@ LIMITS: dict[str, Limit] = {
 """Every number but the arguments of optimizers and networks; what is null is not judged."""
 
 NULL_MEANS = {
+    "train.batch_size": "null for as many as the memory profile allows",
+    "train.accumulation_steps": "null for as many as train.effective_batch_size needs",
+    "memory.blocks_to_swap": "null for what the memory profile says",
     "train.max_steps": "null for pictures x samples_per_image",
     "train.min_snr_gamma": "null to weigh every timestep the same",
 }

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import Problem
 from pipeline.memory.estimate import MemoryEstimate
+from pipeline.memory.profiles import AUTO, profiles, under
 from pipeline.optimizer.catalog import options
 from pipeline.records import Choice, Machine
-from pipeline.settings import Settings
+from pipeline.settings import Settings, decided
 
 GIB = 2**30
 SURE = 0.9
@@ -31,7 +32,7 @@ def memory_choice(found: MemoryEstimate, machine: Machine) -> Choice:
         f"about, at {found.peak.name} (largest: {largest.name} {largest.bytes / GIB:.1f} GiB), "
         f"of {machine.memory_bytes / GIB:.1f} GiB free"
     )
-    return Choice("memory", range_words(found), reason)
+    return Choice("memory.peak", range_words(found), reason)
 
 
 def memory_warnings(found: MemoryEstimate, machine: Machine) -> Iterator[str]:
@@ -51,10 +52,17 @@ def cannot_fit(found: MemoryEstimate, machine: Machine) -> bool:
 
 
 def memory_problem(
-    settings: Settings, found: MemoryEstimate, machine: Machine, fits: Callable[[Settings], bool]
+    asked: Settings,
+    settings: Settings,
+    found: MemoryEstimate,
+    machine: Machine,
+    most_blocks: int,
+    fits: Callable[[Settings], bool],
 ) -> Problem:
-    """With the smallest change that fits; `fits` makes the estimate anew."""
-    change = next((each for each in changes(settings) if fits(each.settings)), None)
+    """With the smallest change that fits; `fits` makes the estimate anew. `settings` are those that were `asked` for
+    with what the memory profile decided."""
+    every = (*_smaller_profiles(asked, most_blocks), *changes(settings))
+    change = next((each for each in every if fits(each.settings)), None)
     phase = found.training
     needs = f"{phase.low_bytes / GIB:.1f}-{phase.high_bytes / GIB:.1f} GiB"
     reason = (
@@ -67,6 +75,14 @@ def memory_problem(
 
 def range_words(found: MemoryEstimate) -> str:
     return f"{found.low_bytes / GIB:.1f}-{found.high_bytes / GIB:.1f} GiB"
+
+
+def _smaller_profiles(asked: Settings, most_blocks: int) -> Iterator[Change]:
+    """Of a profile that was named; memory=auto has tried them all."""
+    if asked.memory.name != AUTO:
+        names = [*profiles()]
+        at = names.index(asked.memory.name) + 1 if asked.memory.name in names else 0
+        yield from (Change(f"memory={name}", under(asked, name, most_blocks)) for name in names[at:])
 
 
 def changes(settings: Settings) -> Iterator[Change]:
@@ -97,7 +113,7 @@ def _eight_bits(settings: Settings) -> Iterator[Change]:
 
 def _smaller_batches(settings: Settings) -> Iterator[Change]:
     """The number of pictures in an update stays."""
-    batch, accumulation = settings.train.batch_size, settings.train.accumulation_steps
+    batch, accumulation = decided(settings.train.batch_size), decided(settings.train.accumulation_steps)
     for less in range(batch - 1, 0, -1):
         if batch % less == 0:
             more = accumulation * batch // less

@@ -6,7 +6,7 @@ from pipeline.machine.precision import choose_precision
 from pipeline.memory.load import Load
 from pipeline.memory.parameters import encoder_parameters, trained_encoder_parameters, trained_parameters
 from pipeline.records import Checkpoint, Facts, Machine, Platform
-from pipeline.settings import Settings
+from pipeline.settings import Settings, decided
 
 CONTEXT_BYTES: dict[Platform, int] = {"cuda": 450 * 2**20, "rocm": 750 * 2**20, "xpu": 750 * 2**20, "cpu": 500 * 2**20}
 """In the middle of what tools show beyond torch's own count: 0.3 to 0.6 GiB on cuda, 0.5 to 1 GiB on rocm and xpu; on
@@ -28,9 +28,9 @@ def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         state_bytes_per_parameter=settings.optimizer.known.state_bytes_per_parameter,
         eight_bits=settings.optimizer.known.twin is not None,
         side_px=train.resolution_px,
-        batch=train.batch_size,
-        accumulation=train.accumulation_steps,
-        gradient_checkpointing=train.gradient_checkpointing,
+        batch=decided(train.batch_size),
+        accumulation=decided(train.accumulation_steps),
+        gradient_checkpointing=decided(train.gradient_checkpointing),
         plain_attention=plain_attention(facts.machine),
         encoder_parameters=encoder_parameters(settings, checkpoint),
         encoder_bytes=compute_bytes,

@@ -12,6 +12,8 @@ import yaml
 from pipeline.settings import PROJECT, KnownOptimizer, Optimizer, RateMeaning, Scheduler
 
 OPTIMIZERS = PROJECT / "conf" / "optimizer"
+AUTO, AUTO_IS = "auto", "adamw"
+"""The option that the memory profile decides, and what it is where memory does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class Option:
 
 @cache
 def options() -> Mapping[str, Option]:
-    """Every option of the group, by name."""
-    made = (_option(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in sorted(OPTIMIZERS.glob("*.yaml")))
-    return {option.name: option for option in made}
+    """Every option of the group that is an optimizer, by name; auto takes one of them."""
+    written = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(OPTIMIZERS.glob("*.yaml")))
+    return {each["name"]: _option(each) for each in written if "target" in each}
 
 
 def _option(written: Mapping[str, Any]) -> Option:
@@ -58,9 +60,10 @@ def _option(written: Mapping[str, Any]) -> Option:
 
 def asked_for(optimizer: Optimizer) -> Option:
     """What the settings ask for. Facts are those of the class: `optimizer.target=...` leaves its option's behind."""
-    own = options().get(optimizer.name)
+    name = AUTO_IS if optimizer.name == AUTO else optimizer.name
+    own = options().get(name)
     if own is None or own.target == optimizer.target:  # None: a file of the user's, with facts of its own
-        return Option(optimizer.name, optimizer.target, optimizer.args, optimizer.falls_back_to, optimizer.known)
+        return Option(name, optimizer.target, optimizer.args, optimizer.falls_back_to, optimizer.known)
     same = next((option for option in options().values() if option.target == optimizer.target), None)
     if same is None:
         return Option(optimizer.target, optimizer.target, optimizer.args, None, None)

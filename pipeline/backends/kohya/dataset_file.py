@@ -16,6 +16,7 @@ from pipeline.backends.kohya.buckets import bucket_limits_px
 from pipeline.backends.kohya.train_file import dataset_values
 from pipeline.files import write_text
 from pipeline.records import Picture, Plan
+from pipeline.settings import decided
 
 CAPTIONS = ".txt"
 AS_THEY_ARE = {
@@ -40,7 +41,7 @@ def dataset_table(plan: Plan, metadata: Path, heldout: Path | None) -> dict[str,
         "max_bucket_reso": longest,
     }
     train = {"metadata_file": str(metadata), "num_repeats": 1, **dataset_values(settings)}
-    datasets: list[dict[str, Any]] = [{"batch_size": settings.train.batch_size, "subsets": [train]}]
+    datasets: list[dict[str, Any]] = [{"batch_size": decided(settings.train.batch_size), "subsets": [train]}]
     if heldout is not None:
         datasets.append(_validation(heldout, settings.seed))
     return {"general": general, "datasets": datasets}

@@ -6,6 +6,7 @@ from pipeline.backends.kohya.arguments import Parser
 from pipeline.backends.kohya.buckets import batches_per_epoch
 from pipeline.backends.kohya.resuming import Resumed, nearest_divisor
 from pipeline.records import Plan
+from pipeline.settings import decided
 
 
 def updates_per_epoch(plan: Plan) -> int:
@@ -14,10 +15,10 @@ def updates_per_epoch(plan: Plan) -> int:
         plan.dataset.train,
         resolution_px=train.resolution_px,
         step_px=plan.settings.model.resolution_step_px,
-        batch_size=train.batch_size,
+        batch_size=decided(train.batch_size),
         no_upscale=bool(plan.settings.backend.args.get("bucket_no_upscale")),
     )
-    return max(1, -(-batches // (plan.num_processes * train.accumulation_steps)))
+    return max(1, -(-batches // (plan.num_processes * decided(train.accumulation_steps))))
 
 
 def measures_heldout(parser: Parser) -> bool:

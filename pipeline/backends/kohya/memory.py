@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.backends.kohya.asked import Asked
+from pipeline.backends.kohya.rules.memory import INSTEAD_OF_SWAPPING, blocks_limit
 from pipeline.backends.kohya.rules.reading import is_on, number_of
-from pipeline.backends.kohya.scripts import CHECKPOINTS, FLOW
+from pipeline.backends.kohya.scripts import CHECKPOINTS, FLOW, SWAPPING
 from pipeline.backends.kohya.support import Script
 from pipeline.backends.kohya.train_file import CACHES_TEXT
 from pipeline.backends.kohya.translation import script_for
@@ -16,11 +17,10 @@ from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 
 
-def kohya_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load | None:
-    """None where no script trains the model."""
+def kohya_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
+    """By what the script is told in the end."""
     name = script_for(settings)
-    if name is None:
-        return None
+    assert name is not None, "a model without a script is a problem"
     asked, load = Script(settings, facts, name).asked(), plain_load(settings, facts, checkpoint)
     in_half = is_on(asked, "full_fp16") or is_on(asked, "full_bf16") or _trains_as_loaded(asked)
     trained_bytes = load.compute_bytes if in_half else load.trained_bytes
@@ -35,6 +35,14 @@ def kohya_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         encodes=is_on(asked, "cache_latents"),
         vae_bytes=4 if is_on(asked, "no_half_vae") else load.compute_bytes,
     )
+
+
+def most_blocks(settings: Settings) -> int:
+    """Of the denoiser, that the script can swap; 0 where it has no such argument, or something rules that out."""
+    name, passed = script_for(settings), settings.backend.args
+    if name is None or name not in SWAPPING or any(passed.get(other) for other in INSTEAD_OF_SWAPPING):
+        return 0
+    return blocks_limit(settings.model.name, name)
 
 
 def _trains_as_loaded(asked: Asked) -> bool:

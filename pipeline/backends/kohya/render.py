@@ -30,7 +30,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.files import write_text
 from pipeline.records import Job, Plan
 from pipeline.resume import checkpoints
-from pipeline.settings import PROJECT
+from pipeline.settings import PROJECT, decided
 
 WITHOUT_CHECKOUT = "sd-scripts"
 """Stands for the checkout's folder in a command that was rendered without one."""
@@ -124,7 +124,7 @@ def _resumed(plan: Plan, parser: Parser, run_dir: Path) -> Resumed | None:
                 step,
                 steps=plan.steps,
                 updates_per_epoch=updates_per_epoch(plan),
-                accumulation_steps=plan.settings.train.accumulation_steps,
+                accumulation_steps=decided(plan.settings.train.accumulation_steps),
                 skips="skip_until_initial_step" in parser.arguments,
                 num_processes=plan.num_processes,
             )

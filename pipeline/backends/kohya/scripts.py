@@ -15,6 +15,8 @@ FLOW = SD3 | FLUX | LUMINA | HUNYUAN | ANIMA
 ADAPTERS = frozenset(script for script in NOISE | FLOW if script.endswith("train_network.py"))
 CHECKPOINTS = (NOISE | FLOW) - ADAPTERS
 SD_CHECKPOINTS = SD & CHECKPOINTS
+SWAPPING = FLOW - {"lumina_train.py"}
+"""They swap blocks; lumina_train.py has the argument, and never looks at it."""
 EVERY = NOISE | FLOW
 DROPS_CACHED_CAPTIONS = ANIMA
 """is_text_encoder_output_cacheable of library/train_util.py and its callers: the others refuse caption dropout."""

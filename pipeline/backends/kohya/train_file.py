@@ -84,14 +84,17 @@ def cache_values(settings: Settings, parser: Parser) -> dict[str, bool]:
 
 
 def chosen_caches(settings: Settings, parser: Parser) -> tuple[str, str]:
-    """Of latents and of text: memory, disk or off. auto keeps what does not change from one showing to the next."""
+    """Of latents and of text: memory, disk or off. auto keeps what does not change from one showing to the next,
+    where the memory profile says."""
     backend = settings.backend
     latents, text = backend.cache_latents, backend.cache_text
+    known = settings.memory.known
+    place = KohyaCache.memory if known is None else KohyaCache(known.caches.value)
     if latents is KohyaCache.auto:
-        latents = KohyaCache.off if changing_pictures(settings) else KohyaCache.memory
+        latents = KohyaCache.off if changing_pictures(settings) else place
     if text is KohyaCache.auto:
         can_cache = CACHES_TEXT in parser.arguments and not changing_text(settings, parser)
-        text = KohyaCache.memory if can_cache else KohyaCache.off
+        text = place if can_cache else KohyaCache.off
     return latents.value, text.value
 
 

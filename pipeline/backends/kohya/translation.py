@@ -15,9 +15,9 @@ from pipeline.backends.kohya.manifest import load
 from pipeline.backends.kohya.network import NetworkPart, network_part
 from pipeline.backends.kohya.scripts import ADAPTERS as LORA
 from pipeline.backends.kohya.scripts import CHECKPOINTS as FINETUNE
-from pipeline.backends.kohya.scripts import EVERY, NOISE, SD
+from pipeline.backends.kohya.scripts import EVERY, NOISE, SD, SWAPPING
 from pipeline.records import Plan, Predicted
-from pipeline.settings import Scheduler, Settings
+from pipeline.settings import Scheduler, Settings, decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,18 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("seed", "seed", lambda c: c.settings.seed),
     Row("train.max_steps", "max_train_steps", lambda c: c.steps),
-    Row("train.accumulation_steps", "gradient_accumulation_steps", lambda c: c.settings.train.accumulation_steps),
+    Row(
+        "train.accumulation_steps",
+        "gradient_accumulation_steps",
+        lambda c: decided(c.settings.train.accumulation_steps),
+    ),
     Row("train.max_grad_norm", "max_grad_norm", lambda c: float(c.settings.train.max_grad_norm)),
-    Row("train.gradient_checkpointing", "gradient_checkpointing", lambda c: c.settings.train.gradient_checkpointing),
+    Row("memory.blocks_to_swap", "blocks_to_swap", lambda c: c.settings.memory.blocks_to_swap or None, SWAPPING),
+    Row(
+        "train.gradient_checkpointing",
+        "gradient_checkpointing",
+        lambda c: decided(c.settings.train.gradient_checkpointing),
+    ),
     Row("train.scheduler", "lr_scheduler", _scheduler),
     Row("train.warmup_fraction", "lr_warmup_steps", _warmup_steps),
     Row(
@@ -225,7 +234,9 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("model.name", "model.kin", "model.family", "model.trust_header"), "which model it is taken for"),
     "model.tokenizer": "links in job/tokenizers",
     "model.parts": "PARTS",
-    **dict.fromkeys(("profile", "mode.name", "optimizer.name", "hardware.name", "data.name"), "the option of a group"),
+    **dict.fromkeys(("profile", "mode.name", "optimizer.name", "memory.name"), "the option of a group"),
+    **dict.fromkeys(("hardware.name", "data.name"), "the option of a group"),
+    "train.effective_batch_size": "accumulation_steps, where that is null",
     **dict.fromkeys(("optimizer.fallback", "optimizer.falls_back_to"), "before the start"),
     **dict.fromkeys(("data.dir", "data.heldout_dir", "data.heldout_fraction"), "pictures.jsonl and job/heldout"),
     "data.caption_extension": "pictures.jsonl has the captions",

@@ -21,7 +21,7 @@ from pipeline.backends.native.job import (
 )
 from pipeline.files import write_text
 from pipeline.records import Dataset, Job, Picture, Plan
-from pipeline.settings import PROJECT, LoraMode, Network, plain
+from pipeline.settings import PROJECT, LoraMode, Network, decided, plain
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -121,8 +121,8 @@ def _train(plan: Plan) -> TrainPart:
     return TrainPart(
         steps=plan.steps,
         warmup_steps=plan.warmup_steps,
-        batch_size=train.batch_size,
-        accumulation_steps=train.accumulation_steps,
+        batch_size=decided(train.batch_size),
+        accumulation_steps=decided(train.accumulation_steps),
         max_grad_norm=train.max_grad_norm,
         resolution_px=train.resolution_px,
         resolution_step_px=plan.settings.model.resolution_step_px,
@@ -133,7 +133,7 @@ def _train(plan: Plan) -> TrainPart:
         caption_dropout=train.caption_dropout,
         shuffle_tags=train.shuffle_tags,
         keep_tags=train.keep_tags,
-        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing=decided(train.gradient_checkpointing),
         checkpoint_every_steps=train.checkpoint_every_steps,
         keep_checkpoints=train.keep_checkpoints,
         heldout_every_steps=train.heldout_every_steps,
@@ -199,7 +199,7 @@ def _modelspec(plan: Plan) -> dict[str, str]:
 def _kohya_metadata(plan: Plan) -> dict[str, str]:
     settings, network = plan.settings, plan.settings.network
     pictures = len(plan.dataset.train)
-    batches = max(1, -(-pictures // settings.train.batch_size))
+    batches = max(1, -(-pictures // decided(settings.train.batch_size)))
     metadata: dict[str, object] = {
         "ss_base_model_version": "sd_v1",
         "ss_sd_model_name": plan.checkpoint.path.name,
@@ -207,12 +207,12 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
         "ss_num_train_images": pictures,
         "ss_num_reg_images": 0,
         "ss_num_batches_per_epoch": batches,
-        "ss_num_epochs": -(-plan.steps * settings.train.accumulation_steps // batches),
+        "ss_num_epochs": -(-plan.steps * decided(settings.train.accumulation_steps) // batches),
         "ss_max_train_steps": plan.steps,
         "ss_steps": plan.steps,
-        "ss_batch_size_per_device": settings.train.batch_size,
-        "ss_gradient_accumulation_steps": settings.train.accumulation_steps,
-        "ss_gradient_checkpointing": settings.train.gradient_checkpointing,
+        "ss_batch_size_per_device": decided(settings.train.batch_size),
+        "ss_gradient_accumulation_steps": decided(settings.train.accumulation_steps),
+        "ss_gradient_checkpointing": decided(settings.train.gradient_checkpointing),
         "ss_learning_rate": settings.optimizer.lr,
         "ss_unet_lr": settings.optimizer.lr,
         "ss_text_encoder_lr": settings.mode.text_encoder_lr,

@@ -23,11 +23,20 @@ BLOCK_LIMITS_OF_MODELS: Mapping[str, int] = {"sd35_large": 36}
 """Those with another depth than the script's other models."""
 
 
+INSTEAD_OF_SWAPPING = ("cpu_offload_checkpointing", "unsloth_offload_checkpointing")
+"""Arguments that scripts refuse beside swapped blocks (`Clash` in rules/unread.py)."""
+
+
+def blocks_limit(model: str, script: str) -> int:
+    """The most blocks of a model that a script swaps; 0 where it can't."""
+    return BLOCK_LIMITS_OF_MODELS.get(model, BLOCK_LIMITS.get(script, 0)) if script in BLOCK_LIMITS else 0
+
+
 def swapped_blocks(asked: Asked) -> Iterator[Problem]:
     """More blocks than the model has to give."""
     blocks = number_of(asked.value("blocks_to_swap"))
-    limit = BLOCK_LIMITS_OF_MODELS.get(asked.settings.model.name, BLOCK_LIMITS.get(asked.parser.script))
-    if blocks is not None and limit is not None and blocks > limit and not is_unusable(asked, "blocks_to_swap"):
+    limit = blocks_limit(asked.settings.model.name, asked.parser.script)
+    if blocks is not None and blocks > limit > 0 and not is_unusable(asked, "blocks_to_swap"):
         reason = f"sd-scripts refuses to swap more than {limit} blocks of this model"
         yield problem_of(asked, "blocks_to_swap", reason, f"{asked.key('blocks_to_swap')}={limit}")
 
