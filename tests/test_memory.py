@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies
 
-from docs.memory_page import figures, shape_of
+from docs.memory_page import figures, shape_of, unaccounted
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.load import Load
@@ -52,13 +52,17 @@ LOADS = strategies.builds(
 # ------------------------------------------------------------------------------------------------- published figures
 
 
-def test_four_in_five_of_the_measured_figures_are_met_within_15_percent() -> None:
-    measured = [figure for figure in figures() if figure.measured]
-    assert sum(figure.holds for figure in measured) >= 0.8 * len(measured)
+def test_four_in_five_of_the_measured_figures_with_complete_settings_are_met_within_15_percent() -> None:
+    complete = [figure for figure in figures() if figure.measured and figure.complete]
+    assert sum(figure.holds for figure in complete) >= 0.8 * len(complete)
+
+
+def test_every_row_of_the_collection_is_compared_or_left_out_with_a_reason() -> None:
+    assert not unaccounted()
 
 
 def test_what_is_said_to_fit_in_a_card_fits() -> None:
-    over = [figure.said["name"] for figure in figures() if not figure.measured and not figure.holds]
+    over = [figure.said["name"] for figure in figures() if figure.fits and not figure.holds]
     assert not over
 
 
