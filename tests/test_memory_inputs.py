@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from itertools import chain
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from docs.memory_page import shape_of
 from pipeline.backends.native import job
 from pipeline.backends.native.network import adapt_denoiser, adapt_text_encoder
-from pipeline.checkpoint.groups import split
 from pipeline.checkpoint.header import Tensor
-from pipeline.checkpoint.matrices import denoiser_matrices, encoder_matrices
 from pipeline.checkpoint.recognise import recognise
 from pipeline.memory.adapters import adapter_parameters
-from pipeline.records import Matrix
 from pipeline.settings import PROJECT, Network
 from tests import given
 from tests.header_cases import read
+from tests.model_headers import HEADERS, adapted, adapted_encoders, denoiser
 
 DEMO = PROJECT / "demo" / "model"
 RANK, CONV_RANK = 4, 2
@@ -70,10 +70,10 @@ def test_an_adapter_is_counted_as_lycoris_builds_it(typed: str) -> None:
 @pytest.mark.parametrize(
     ("model", "adapter", "typed", "encoders"),
     [
-        ("sdxl_base_full_fp16", "sdxl_lora_kohya", "network=lora network.rank=16", True),
-        ("flux1_dev_bfl", "flux1_lora_kohya", "network=lora network.rank=16", False),
+        ("sdxl", "sdxl_lora_kohya", "network=lora network.rank=16", True),
+        ("flux_dev", "flux1_lora_kohya", "network=lora network.rank=16", False),
         (
-            "sdxl_base_full_fp16",
+            "sdxl",
             "sdxl_lokr_lycoris",
             "network=lokr network.rank=10000 network.conv_rank=10000 network.args.factor=4",
             True,
@@ -87,17 +87,8 @@ def test_published_adapters_have_as_many_parameters(model: str, adapter: str, ty
     numbers: Counter[bool] = Counter()
     for name, (_, shape) in told.items():
         numbers["lora_unet" in name] += math.prod(shape) if not name.endswith("alpha") else 0
-    denoiser, text = _matrices(model)
-    assert adapter_parameters(denoiser, network) == numbers[True]
-    assert not encoders or adapter_parameters(text, network) == numbers[False]
-
-
-def _matrices(model: str) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
-    """Of the denoiser and of the encoders in a recorded header."""
-    groups = split({name: Tensor(dtype, shape, 0, 0) for name, (dtype, shape) in read(model).tensors.items()})
-    denoiser = next(group for group in groups if group.role in ("denoiser", "any"))
-    encoders = (encoder_matrices(group.tensors) for group in groups if group.role == "text_encoder")
-    return denoiser_matrices(denoiser.tensors), tuple(chain.from_iterable(encoders))
+    assert adapter_parameters(adapted(model), network) == numbers[True]
+    assert not encoders or adapter_parameters(adapted_encoders(model), network) == numbers[False]
 
 
 def _network(*typed: str) -> Network:
@@ -115,3 +106,66 @@ def _part(network: Network) -> job.NetworkPart:
 
 def _trained(adapter: Any) -> int:
     return sum(each.numel() for each in adapter.parameters() if each.requires_grad)
+
+
+# -------------------------------------------------------------------------------------------------------------- shapes
+
+LAYER = re.compile(r"(?:^|\.)((?:\w*blocks|layers|noise_refiner|context_refiner)\.\d+)\.")
+BESIDE = ("distilled_guidance_layer", "llm_adapter", "txt_in", "context_embedder")
+"""Whose layers are few, narrow or only the caption's."""
+INPUTS = (
+    "img_in.weight",
+    "img_in.proj.weight",
+    "x_embedder.weight",
+    "x_embedder.proj.weight",
+    "x_embedder.proj.1.weight",
+)
+
+
+@pytest.mark.parametrize("model", sorted(HEADERS))
+def test_a_shape_has_the_parameters_of_the_recorded_header(model: str) -> None:
+    """A table of positions is not trained, and not counted."""
+    found = denoiser(model)
+    table = found.tensors.get("pos_embed")
+    counted = found.parameters - (table.elements if table is not None else 0)
+    assert shape_of(model).parameters == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("model", sorted(HEADERS))
+def test_a_shape_has_the_layers_and_widths_of_the_recorded_header(model: str) -> None:
+    shape = shape_of(model)
+    layers, convolutions = Counter[int](), Counter[int]()
+    for level in shape.levels:
+        layers[level.width] += level.layers
+        convolutions[level.width] += level.convolutions
+    assert (+layers, +convolutions) == _layers(denoiser(model).tensors)
+
+
+@pytest.mark.parametrize("model", sorted(HEADERS))
+def test_so_many_of_the_largest_block_are_all_that_can_be_swapped(model: str) -> None:
+    """sd-scripts swaps no blocks of a U-Net."""
+    sizes = Counter[str]()
+    for name, tensor in denoiser(model).tensors.items():
+        found = None if _is_beside(name) or "refiner" in name else LAYER.search(name)
+        if found:
+            sizes[found[1]] += tensor.elements
+    is_unet = len(shape_of(model).levels) > 1
+    equal = 0 if is_unet else sum(sizes.values()) / max(sizes.values())
+    assert shape_of(model).blocks == pytest.approx(equal, rel=0.12)
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> tuple[Counter[int], Counter[int]]:
+    """By their widths: transformer layers, and residual blocks of a U-Net."""
+    if "input_blocks.0.0.weight" in tensors:
+        ends = {".attn1.to_q.weight": Counter[int](), ".out_layers.3.weight": Counter[int]()}
+        for name, tensor in tensors.items():
+            for end, counter in ends.items():
+                counter[tensor.shape[0]] += name.endswith(end)
+        return +ends[".attn1.to_q.weight"], +ends[".out_layers.3.weight"]
+    width = next(tensor.shape[0] for name, tensor in tensors.items() if name.removeprefix("net.") in INPUTS)
+    found = {match[1] for name in tensors if not _is_beside(name) and (match := LAYER.search(name))}
+    return Counter({width: len(found)}), Counter()
+
+
+def _is_beside(name: str) -> bool:
+    return any(each in name for each in BESIDE)
