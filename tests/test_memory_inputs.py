@@ -6,24 +6,32 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from docs.memory_page import shape_of
+from pipeline.backends.kohya.memory import kohya_load
 from pipeline.backends.native import job
 from pipeline.backends.native.network import adapt_denoiser, adapt_text_encoder
+from pipeline.checkpoint.groups import split
 from pipeline.checkpoint.header import Tensor
 from pipeline.checkpoint.recognise import recognise
 from pipeline.memory.adapters import adapter_parameters
+from pipeline.memory.load import Load
+from pipeline.memory.parameters import ENCODERS, VAES, encoder_parameters, vae_parameters
 from pipeline.settings import PROJECT, Network
-from tests import given
+from tests import given, golden_kohya
 from tests.header_cases import read
 from tests.model_headers import HEADERS, adapted, adapted_encoders, denoiser
 
 DEMO = PROJECT / "demo" / "model"
+MODELS = PROJECT / "conf" / "model"
 RANK, CONV_RANK = 4, 2
 
 
@@ -122,6 +130,13 @@ INPUTS = (
 )
 
 
+def test_every_model_with_a_shape_of_its_own_has_a_recorded_header() -> None:
+    """The demo's own files are its header."""
+    written = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in MODELS.glob("*.yaml")}
+    shaped = {name for name, model in written.items() if "shape" in model.get("known", {})}
+    assert shaped - {"demo"} <= HEADERS.keys()
+
+
 @pytest.mark.parametrize("model", sorted(HEADERS))
 def test_a_shape_has_the_parameters_of_the_recorded_header(model: str) -> None:
     """A table of positions is not trained, and not counted."""
@@ -169,3 +184,78 @@ def _layers(tensors: Mapping[str, Tensor]) -> tuple[Counter[int], Counter[int]]:
 
 def _is_beside(name: str) -> bool:
     return any(each in name for each in BESIDE)
+
+
+# ----------------------------------------------------------------------------------------------------- stored types
+
+
+@pytest.mark.parametrize(
+    ("model", "stored", "more", "trained"),
+    [
+        ("sd35_medium", "fp32", (), 4),
+        ("sd35_medium", "fp16", (), 2),
+        ("sd35_medium", "fp32", ("+backend.args.full_bf16=true",), 2),
+        ("flux_dev", "fp32", (), 2),
+        ("lumina2", "fp32", (), 2),
+        ("anima", "bf16", (), 4),
+        ("sdxl", "fp16", (), 4),
+    ],
+)
+def test_a_finetune_by_sd_scripts_trains_in_the_type_that_its_script_does(
+    model: str, stored: str, more: tuple[str, ...], trained: int
+) -> None:
+    load = _kohya_load(model, "finetune", *more, dtype=stored)
+    assert (load.weight_bytes, load.trained_bytes) == (trained, trained)
+
+
+def test_a_frozen_denoiser_in_8_bits_stands_in_the_type_of_the_forward_pass_unless_asked_otherwise() -> None:
+    assert _kohya_load("flux_dev", "lora", dtype="fp8_e4m3").weight_bytes == 2
+    assert _kohya_load("flux_dev", "lora", "+backend.args.fp8_base=true", dtype="bf16").weight_bytes == 1
+
+
+# -------------------------------------------------------------------------------------------- encoders and the VAE
+
+
+def test_a_part_inside_has_the_size_that_its_header_shows() -> None:
+    """The demo's are far smaller than those of its family."""
+    settings, checkpoint = given.settings(), recognise(DEMO)
+    bare = replace(checkpoint, contents=())
+    assert encoder_parameters(settings, checkpoint) < 1e7 < encoder_parameters(settings, bare)
+    assert vae_parameters(settings, checkpoint) < 1e7 < vae_parameters(settings, bare)
+
+
+@pytest.mark.parametrize("family", sorted({**ENCODERS, **VAES}))
+def test_a_part_in_a_file_of_its_own_is_counted_as_its_recorded_header(family: str) -> None:
+    told = read(PARTS[family]).tensors
+    found = split({name: Tensor(dtype, shape, 0, 0) for name, (dtype, shape) in told.items()})
+    assert {**ENCODERS, **VAES}[family] == pytest.approx(sum(group.parameters for group in found), rel=0.01)
+
+
+PARTS = {
+    **{"clip_l": "clip_l_alone", "clip_g": "clip_g_alone", "openclip_h": "openclip_h_diffusers"},
+    **{"t5xxl": "t5xxl_v11_encoder", "byt5": "byt5_small_glyph", "mistral3_24b": "mistral3_24b"},
+    **{name: name for name in ("gemma2_2b", "qwen3_06b", "qwen3_4b", "qwen3_8b", "qwen25_vl_7b")},
+    **{"sd-4ch": "sd15_vae_diffusers", "flux-16ch": "flux1_vae_diffusers", "flux2": "flux2_vae_diffusers"},
+    **{"qwen_image": "qwen_image_vae", "hunyuan_image21": "hunyuan_image21_vae"},
+}
+
+
+def test_every_family_of_a_models_parts_has_its_size() -> None:
+    for path in MODELS.glob("*.yaml"):
+        parts = yaml.safe_load(path.read_text(encoding="utf-8")).get("known", {}).get("parts", {}).values()
+        assert {part["family"] for part in parts if "family" in part} <= {*ENCODERS, *VAES}
+
+
+def test_of_parts_of_which_one_is_enough_the_given_one_is_counted(tmp_path: Path) -> None:
+    given_part = f"model.parts.qwen3_8b={tmp_path / 'qwen3_8b.safetensors'}"
+    settings = given.settings("model=flux2_klein", f"model.path={tmp_path / 'klein.safetensors'}", given_part)
+    assert encoder_parameters(settings, replace(recognise(DEMO), contents=())) == ENCODERS["qwen3_8b"]
+
+
+def _kohya_load(model: str, mode: str, *more: str, dtype: str) -> Load:
+    settings = golden_kohya.composed(model, mode, *more)
+    facts = golden_kohya.facts_of(settings)
+    assert facts.checkpoint is not None
+    load = kohya_load(settings, facts, replace(facts.checkpoint, dtype=dtype))
+    assert load is not None
+    return load
