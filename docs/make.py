@@ -22,6 +22,7 @@ import yaml
 
 from docs.kohya_page import kohya_tables
 from docs.memory_page import memory_tables
+from docs.memory_profiles_page import profiles_table
 from docs.models_page import model_tables
 from docs.optimizers_page import optimizer_table
 from pipeline.checks.limits import LIMITS, MANY
@@ -338,6 +339,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "models": lambda: model_tables(table),
     "kohya": lambda: kohya_tables(table),
     "memory": lambda: memory_tables(table),
+    "profiles_memory": lambda: profiles_table(table),
     "optimizers": lambda: optimizer_table(table),
 }
 

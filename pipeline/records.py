@@ -115,6 +115,31 @@ class Checkout:
 
 
 @dataclass(frozen=True, slots=True)
+class Matrix:
+    """Layers of a model that an adapter can train, all of one shape."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    """Side of a convolution's kernel; 1 for a linear layer."""
+    biased: bool
+    residual: bool
+    """In a U-Net's residual blocks, which are adapted with the convolutions only."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A part that lies inside of the model's files."""
+
+    name: str
+    """denoiser, vae, or the family of a text encoder."""
+    parameters: int
+    dtype: str
+    """That most of its numbers have: fp16, fp8_e4m3_scaled."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the base model's files say of themselves."""
 
@@ -149,6 +174,12 @@ class Checkpoint:
     """Parts that the folder should have, and why they can't be read."""
     refused: str | None = None
     """Why it is no model to train on; such a one is here only because the user insists."""
+    contents: tuple[Content, ...] = ()
+    """What is inside, with its size; empty where that was not read."""
+    matrices: tuple[Matrix, ...] = ()
+    """Of the denoiser, those that an adapter can train; empty where shapes can't be told."""
+    encoder_matrices: tuple[Matrix, ...] = ()
+    """The same of the text encoders inside."""
 
 
 @dataclass(frozen=True, slots=True)

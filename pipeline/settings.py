@@ -118,6 +118,14 @@ class KohyaCache(Enum):
     off = "off"
 
 
+class Checkpointed(Enum):
+    """Denoisers that a memory profile trains with gradient checkpointing. Without it a transformer keeps tens of GiB
+    of a picture of 1024 px (docs/memory.md), so no profile trains one so."""
+
+    transformers = "transformers"
+    all = "all"
+
+
 class CachePlace(Enum):
     """Where sd-scripts keeps what its encoders made: for this run only, or in files beside the pictures."""
 
@@ -292,7 +300,7 @@ class MemoryProfile:
     """Pictures at once, at most; the pictures of an update stay the same."""
     larger_batches: bool
     """memory=auto tries all pictures of an update at once before that."""
-    gradient_checkpointing: bool
+    gradient_checkpointing: Checkpointed
     eight_bits: bool
     """optimizer=auto takes the one that keeps its state in 8 bits."""
     caches: CachePlace

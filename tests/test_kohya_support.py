@@ -121,7 +121,12 @@ def test_a_cpu_has_one_process() -> None:
     ("model", "mode", "more", "words"),
     [
         ("flux_dev", "finetune", (), "trains the weights themselves in bf16"),
-        ("flux_dev", "lora", ("train.caption_dropout=0.1", "memory=low_memory"), "lets T5 drop a tenth of every caption"),
+        (
+            "flux_dev",
+            "lora",
+            ("train.caption_dropout=0.1", "memory=low_memory"),
+            "lets T5 drop a tenth",
+        ),
     ],
 )
 def test_what_sd_scripts_does_by_itself_is_warned_of(model: str, mode: str, more: tuple[str, ...], words: str) -> None:

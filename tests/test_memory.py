@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies
 
-from docs.memory_page import figures, shape_of
+from docs.memory_page import figures, shape_of, unaccounted
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.load import Load
@@ -52,13 +52,17 @@ LOADS = strategies.builds(
 # ------------------------------------------------------------------------------------------------- published figures
 
 
-def test_four_in_five_of_the_measured_figures_are_met_within_15_percent() -> None:
-    measured = [figure for figure in figures() if figure.measured]
-    assert sum(figure.holds for figure in measured) >= 0.8 * len(measured)
+def test_four_in_five_of_the_measured_figures_with_complete_settings_are_met_within_15_percent() -> None:
+    complete = [figure for figure in figures() if figure.measured and figure.complete]
+    assert sum(figure.holds for figure in complete) >= 0.8 * len(complete)
+
+
+def test_every_row_of_the_collection_is_compared_or_left_out_with_a_reason() -> None:
+    assert not unaccounted()
 
 
 def test_what_is_said_to_fit_in_a_card_fits() -> None:
-    over = [figure.said["name"] for figure in figures() if not figure.measured and not figure.holds]
+    over = [figure.said["name"] for figure in figures() if figure.fits and not figure.holds]
     assert not over
 
 
@@ -135,7 +139,7 @@ def _training(load: Load) -> Any:
 
 def test_a_plan_tells_what_it_will_take() -> None:
     plan = golden_kohya.plan_of("sdxl", "lora")
-    told = next(choice for choice in plan.choices if choice.key == "memory")
+    told = next(choice for choice in plan.choices if choice.key == "memory.peak")
     assert str(told.value).endswith(" GiB")
     assert "largest: " in told.reason
     assert told.reason.endswith("of 24.0 GiB free")
@@ -150,7 +154,7 @@ def test_what_cannot_fit_is_refused_with_a_change_that_fits() -> None:
 
 
 def test_changes_are_put_together_where_one_is_not_enough() -> None:
-    typed = ("sdxl", "lora", "train.batch_size=16", "train.resolution_px=1536")
+    typed = ("sdxl", "lora", "optimizer=adamw", "train.batch_size=16", "train.resolution_px=1536")
     settings = golden_kohya.composed(*typed, "train.gradient_checkpointing=false")
     told = _refused(settings, _facts(settings, total=13))
     assert told.fix.startswith("train.gradient_checkpointing=true optimizer=adamw8bit train.batch_size=")
@@ -161,7 +165,7 @@ def test_changes_are_put_together_where_one_is_not_enough() -> None:
 
 def test_where_nothing_helps_a_larger_device_is_named() -> None:
     settings = golden_kohya.composed("flux_dev", "lora")
-    assert _refused(settings, _facts(settings, total=4)).fix.startswith("a smaller model, or a device of ")
+    assert _refused(settings, _facts(settings, total=2)).fix.startswith("a smaller model, or a device of ")
 
 
 def test_a_device_whose_size_is_not_known_refuses_nothing() -> None:

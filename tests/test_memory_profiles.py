@@ -13,7 +13,7 @@ from pipeline.backends.kohya.manifest import parser_for
 from pipeline.backends.kohya.memory import kohya_load, most_blocks
 from pipeline.errors import InvalidSettings, Problem, RunError
 from pipeline.memory.estimate import MemoryEstimate, estimate
-from pipeline.memory.profiles import AUTO, FOLDER, profiles, under
+from pipeline.memory.profiles import AUTO, FOLDER, computes_twice, profiles, under
 from pipeline.records import Facts, Plan
 from pipeline.resume import Claim
 from pipeline.runner import PLAN_NAME, Notes, _as_it_began, _plan_record, _simple
@@ -44,8 +44,15 @@ def test_a_named_profile_is_composed_as_its_file_has_it(name: str) -> None:
 
 def test_the_profiles_do_what_their_names_have_always_meant() -> None:
     """The table of LoRA Easy Training; its caches are told apart below."""
-    table = [(p.batch_size, p.gradient_checkpointing, p.eight_bits, p.blocks_to_swap) for p in profiles().values()]
+    unet = PLAIN.model.known.shape
+    table = [(p.batch_size, computes_twice(p, unet), p.eight_bits, p.blocks_to_swap) for p in profiles().values()]
     assert table == [(4, False, False, 0), (2, False, False, 0), (1, True, True, 4), (1, True, True, 8)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_profile_trains_a_transformer_without_checkpoints(name: str) -> None:
+    settings = golden_kohya.composed("flux_dev", "lora")
+    assert under(settings, name, 0).train.gradient_checkpointing
 
 
 @pytest.mark.parametrize(("model", "mode"), golden_kohya.CASES)

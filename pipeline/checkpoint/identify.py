@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,11 @@ from pipeline.checkpoint.bundle import DENOISERS, Bundle, Part, read_bundle
 from pipeline.checkpoint.catalog import Entry, Narrower, catalog
 from pipeline.checkpoint.groups import Group
 from pipeline.checkpoint.identity import Evidence, Identity, Kind
+from pipeline.checkpoint.matrices import denoiser_matrices, encoder_matrices
 from pipeline.checkpoint.prediction import Said, prediction_of
 from pipeline.checkpoint.signature import Clauses, Fit, Tensors, fit, fits_what_is_there, holds
 from pipeline.errors import UnreadableFile
+from pipeline.records import Content, Matrix
 
 WORDS = (
     *("modelspec.title", "modelspec.merged_from", "modelspec.description", "modelspec.tags", "general.name"),
@@ -64,7 +67,13 @@ def identity_of(bundle: Bundle) -> Identity:
     matches = {id(group): found for group in groups if (found := _matches(group, bundle))}
     main = next((group for group in groups if _is_denoiser(group, matches)), None)
     if main is not None:
-        return _denoiser_identity(bundle, main, matches[id(main)], _part_names(groups, matches))
+        identity = _denoiser_identity(bundle, main, matches[id(main)], _part_names(groups, matches))
+        return replace(
+            identity,
+            contents=_contents(groups, matches),
+            matrices=denoiser_matrices(main.tensors),
+            encoder_matrices=_encoder_matrices(groups),
+        )
     unmatched = [group for group in groups if group.role in ("denoiser", "any") and id(group) not in matches]
     if unmatched or not groups:
         return _unknown_identity(bundle, unmatched, _part_names(groups, matches))
@@ -111,6 +120,16 @@ def _part_names(groups: Sequence[Group], matches: Mapping[int, Sequence[Match]])
     """What is inside, each by its own name where that is known."""
     names = (_part_name(group, matches.get(id(group), ())) for group in groups if group.parameters)
     return tuple(dict.fromkeys(name for name in names if name != "any"))
+
+
+def _contents(groups: Sequence[Group], matches: Mapping[int, Sequence[Match]]) -> tuple[Content, ...]:
+    named = ((_part_name(group, matches.get(id(group), ())), group) for group in groups if group.parameters)
+    return tuple(Content(name, group.parameters, group.dtype) for name, group in named if name not in ("any", "ema"))
+
+
+def _encoder_matrices(groups: Sequence[Group]) -> tuple[Matrix, ...]:
+    encoders = (encoder_matrices(group.tensors) for group in groups if group.role == "text_encoder")
+    return tuple(chain.from_iterable(encoders))
 
 
 def _part_name(group: Group, found: Sequence[Match]) -> str:

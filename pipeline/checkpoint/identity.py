@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.checkpoint.prediction import Sure
-from pipeline.records import Predicted
+from pipeline.records import Content, Matrix, Predicted
 
 Kind = Literal["checkpoint", "denoiser", "vae", "text_encoder", "lora", "controlnet", "embedding", "unknown"]
 """A checkpoint is a denoiser with its VAE or a text encoder; a denoiser is a UNet or transformer alone."""
@@ -57,3 +57,8 @@ class Identity:
     """Why it can't be a base model to train on, beginning with what it is; None for those that can."""
     incomplete: str | None = None
     """Which files of it are not there."""
+    contents: tuple[Content, ...] = ()
+    """The parts with their sizes, of what has a denoiser."""
+    matrices: tuple[Matrix, ...] = ()
+    """Of the denoiser, those that an adapter can train."""
+    encoder_matrices: tuple[Matrix, ...] = ()

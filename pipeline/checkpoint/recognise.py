@@ -46,6 +46,9 @@ def recognise(path: Path, *, insisting: bool = False) -> Checkpoint:
         evidence=tuple(map(str, identity.evidence)),
         lacking=tuple(bundle.lacking.values()),
         refused=identity.refused,
+        contents=identity.contents,
+        matrices=identity.matrices,
+        encoder_matrices=identity.encoder_matrices,
     )
 
 

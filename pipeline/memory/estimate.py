@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pipeline.memory.activations import kept_bytes, passing_bytes
 from pipeline.memory.load import Load
 
-VAE_PARAMETERS = 84e6
-"""Of the VAEs of Stable Diffusion and FLUX, by their headers; others have up to 0.4e9."""
 VAE_ENCODER_WIDTH, VAE_DECODER_WIDTH = 128, 256
 """Numbers a pixel at full resolution: `block_out_channels` of those VAEs, whose decoder's last upsampling has 256."""
 VAE_TENSORS = 4
@@ -209,7 +207,7 @@ def _sampling(load: Load) -> Iterator[tuple[Term, ...]]:
 
 
 def _vae(load: Load) -> Term:
-    return Term("VAE", VAE_PARAMETERS * load.vae_bytes, f"{load.vae_bytes} bytes a parameter")
+    return Term("VAE", load.vae_parameters * load.vae_bytes, f"{load.vae_bytes} bytes a parameter")
 
 
 def _vae_at_work(load: Load, width: int) -> Term:

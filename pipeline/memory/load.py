@@ -38,6 +38,8 @@ class Load:
     encoders_stay: bool = False
     trained_encoder_parameters: float = 0.0
     """Of text encoders that are trained whole or by an adapter."""
+    vae_parameters: float = 84e6
+    """Of Stable Diffusion's and FLUX's."""
     vae_bytes: int = 2
     """For each of its parameters; 4 where it must not run in half."""
     encodes: bool = True

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pipeline.machine.precision import choose_precision
 from pipeline.memory.load import Load
-from pipeline.memory.parameters import encoder_parameters, trained_encoder_parameters, trained_parameters
+from pipeline.memory.parameters import (
+    encoder_parameters,
+    trained_encoder_parameters,
+    trained_parameters,
+    vae_parameters,
+)
 from pipeline.records import Checkpoint, Facts, Machine, Platform
 from pipeline.settings import Settings, decided
 
@@ -35,6 +40,7 @@ def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         encoder_parameters=encoder_parameters(settings, checkpoint),
         encoder_bytes=compute_bytes,
         trained_encoder_parameters=trained_encoder_parameters(settings, checkpoint),
+        vae_parameters=vae_parameters(settings, checkpoint),
         vae_bytes=compute_bytes,
         guided=settings.sample.guidance_scale > 1,
         context_bytes=CONTEXT_BYTES[facts.machine.platform],

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.families import Shape
 from pipeline.memory.estimate import MemoryEstimate
 from pipeline.optimizer.catalog import AUTO as AUTO_OPTIMIZER
 from pipeline.optimizer.catalog import AUTO_IS, Option, options
@@ -21,6 +22,7 @@ from pipeline.records import Choice, Machine
 from pipeline.settings import (
     PROJECT,
     CachePlace,
+    Checkpointed,
     KohyaCache,
     Memory,
     MemoryProfile,
@@ -51,7 +53,11 @@ def profiles() -> Mapping[str, MemoryProfile]:
 
 
 def _profile(written: Mapping[str, Any]) -> MemoryProfile:
-    return MemoryProfile(**{**written, "caches": CachePlace(written["caches"])})
+    enums = {
+        "gradient_checkpointing": Checkpointed(written["gradient_checkpointing"]),
+        "caches": CachePlace(written["caches"]),
+    }
+    return MemoryProfile(**{**written, **enums})
 
 
 def first_candidate(settings: Settings, most_blocks: int) -> Settings:
@@ -152,9 +158,9 @@ def under(settings: Settings, name: str, most_blocks: int, *, whole_updates: boo
     asked, train, processes = settings.memory.blocks_to_swap, settings.train, settings.hardware.num_processes
     at_once = train.effective_batch_size if whole_updates else known.batch_size
     size, passes = _split(train, processes, at_once)
-    checkpointed = (
-        known.gradient_checkpointing if train.gradient_checkpointing is None else train.gradient_checkpointing
-    )
+    checkpointed = train.gradient_checkpointing
+    if checkpointed is None:
+        checkpointed = computes_twice(known, settings.model.known.shape)
     blocks = min(known.blocks_to_swap, most_blocks) if asked is None else asked
     return replace(
         settings,
@@ -162,6 +168,11 @@ def under(settings: Settings, name: str, most_blocks: int, *, whole_updates: boo
         optimizer=_optimizer(settings.optimizer, eight_bits=known.eight_bits),
         train=replace(train, batch_size=size, accumulation_steps=passes, gradient_checkpointing=checkpointed),
     )
+
+
+def computes_twice(profile: MemoryProfile, shape: Shape) -> bool:
+    """Of a denoiser of that shape: a U-Net has several levels, and a transformer one."""
+    return profile.gradient_checkpointing is Checkpointed.all or len(shape.levels) == 1
 
 
 def _split(train: Train, processes: int, at_once: int) -> tuple[int, int]:

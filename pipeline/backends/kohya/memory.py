@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.rules.memory import INSTEAD_OF_SWAPPING, blocks_limit
 from pipeline.backends.kohya.rules.reading import is_on, number_of
-from pipeline.backends.kohya.scripts import CHECKPOINTS, FLOW, SWAPPING
+from pipeline.backends.kohya.scripts import CHECKPOINTS, FLUX, LUMINA, SD3, SWAPPING
 from pipeline.backends.kohya.support import Script
 from pipeline.backends.kohya.train_file import CACHES_TEXT
 from pipeline.backends.kohya.translation import script_for
@@ -22,8 +22,7 @@ def kohya_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
     name = script_for(settings)
     assert name is not None, "a model without a script is a problem"
     asked, load = Script(settings, facts, name).asked(), plain_load(settings, facts, checkpoint)
-    in_half = is_on(asked, "full_fp16") or is_on(asked, "full_bf16") or _trains_as_loaded(asked)
-    trained_bytes = load.compute_bytes if in_half else load.trained_bytes
+    trained_bytes = _trained_bytes(asked, load, checkpoint)
     return replace(
         load,
         weight_bytes=_weight_bytes(asked, load) if asked.is_lora else trained_bytes,
@@ -45,12 +44,21 @@ def most_blocks(settings: Settings) -> int:
     return blocks_limit(settings.model.name, name)
 
 
-def _trains_as_loaded(asked: Asked) -> bool:
-    """The finetunes of flows train weights in the type that they load them in (flux_train.py, sd3_train.py)."""
-    return asked.parser.script in FLOW & CHECKPOINTS
+def _trained_bytes(asked: Asked, load: Load, checkpoint: Checkpoint) -> int:
+    """Of an adapter, and of most finetunes, float32 unless it is asked otherwise. flux_train.py and lumina_train.py
+    load in the type of the forward pass and train that; sd3_train.py trains the type that the file stores."""
+    script = asked.parser.script
+    if is_on(asked, "full_fp16") or is_on(asked, "full_bf16") or script in (FLUX | LUMINA) & CHECKPOINTS:
+        return load.compute_bytes
+    stored = STORED_BYTES.get(checkpoint.dtype) if script in SD3 & CHECKPOINTS else None
+    return stored or load.trained_bytes
+
+
+STORED_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def _weight_bytes(asked: Asked, load: Load) -> float:
-    """Of a frozen denoiser: `fp8_base` keeps it in 8 bits (train_network.py)."""
+    """Of a frozen denoiser: `fp8_base` keeps it in 8 bits, and all else is cast to the type of the forward pass,
+    whatever the file stores (train_network.py, and the load_target_model of each of its kin)."""
     eight_bits = any(is_on(asked, name) for name in ("fp8_base", "fp8_base_unet", "fp8_scaled"))
     return 1 if eight_bits else load.weight_bytes
