@@ -77,6 +77,8 @@ class Machine:
     """What is worth knowing of these devices."""
     total_memory_bytes: int = 0
     """Of the smallest device, free or not; 0 for a CPU, and where a device does not tell."""
+    host_memory_bytes: int = 0
+    """Available, of the computer itself; 0 where that is not known."""
 
     @property
     def torch_device(self) -> str:

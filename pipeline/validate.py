@@ -31,6 +31,7 @@ from pipeline.machine.precision import choose_precision, precision_problems
 from pipeline.machine.telling import device_choices
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.fit import cannot_fit, memory_choice, memory_problem, memory_warnings
+from pipeline.memory.host import DiskNeed, Kept, disk_choice, disk_need, host_choice, host_need, host_warnings
 from pipeline.memory.load import Load
 from pipeline.memory.parameters import trained_parameters
 from pipeline.memory.profiles import AUTO, first_candidate, fit_memory, left_to_memory
@@ -50,6 +51,8 @@ class Backend:
     """What it can't do."""
     load: Callable[[Settings, Facts, Checkpoint], Load]
     """What it puts on a device; asked of settings that have no problems."""
+    kept: Callable[[Settings, Facts], Kept]
+    """Where it keeps what its encoders made."""
     most_blocks: Callable[[Settings], int] = lambda _settings: 0
     """How many blocks of the denoiser it can leave in the computer's memory while the others work."""
     choices: Callable[[Plan, Facts], Iterator[Choice]] = lambda _plan, _facts: iter(())
@@ -61,19 +64,20 @@ class Backend:
 
 
 def _native() -> Backend:
-    from pipeline.backends.native.memory import native_load
+    from pipeline.backends.native.memory import native_kept, native_load
     from pipeline.backends.native.support import native_problems
 
-    return Backend(native_problems, native_load)
+    return Backend(native_problems, native_load, native_kept)
 
 
 def _kohya() -> Backend:
-    from pipeline.backends.kohya.memory import kohya_load, most_blocks
+    from pipeline.backends.kohya.memory import kohya_kept, kohya_load, most_blocks
     from pipeline.backends.kohya.support import kohya_choices, kohya_problems, kohya_warnings
 
     return Backend(
         kohya_problems,
         kohya_load,
+        kohya_kept,
         most_blocks,
         kohya_choices,
         kohya_warnings,
@@ -274,7 +278,7 @@ def _machine_is_known(facts: Facts) -> bool:
 def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if facts.checkpoint is None or any(problem.key == "hydra.run.dir" for problem in facts.problems):
         return
-    needed = _bytes_to_write(settings, facts.checkpoint)
+    needed = _disk_need(settings, facts, facts.checkpoint).run_bytes
     if needed > facts.disk_free_bytes:
         reason = (
             f"{facts.disk_free_bytes / GIB:.1f} GiB are free there, and the weights and "
@@ -284,15 +288,11 @@ def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield Problem("hydra.run.dir", "the run directory", reason, fix)
 
 
-def _bytes_to_write(settings: Settings, checkpoint: Checkpoint) -> int:
-    """Weights, and checkpoints of 12 bytes a trained parameter: the float32 weight and AdamW's two moments. A new
-    checkpoint is written before the oldest one is removed."""
-    trained = trained_parameters(settings, checkpoint)
-    weights = checkpoint.bytes if settings.network is None else 4 * trained
-    num_checkpoints = settings.train.keep_checkpoints + 1
-    if BACKENDS[settings.backend.name]().weights_with_checkpoints:
-        return weights + (weights + 12 * trained) * (num_checkpoints + 1)
-    return weights + 12 * trained * num_checkpoints
+def _disk_need(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> DiskNeed:
+    backend = BACKENDS[settings.backend.name]()
+    kept = backend.kept(settings, facts)
+    saves_weights = backend.weights_with_checkpoints
+    return disk_need(settings, checkpoint, facts.dataset, kept, weights_with_checkpoints=saves_weights)
 
 
 CHECKS: tuple[Check, ...] = (
@@ -347,7 +347,10 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
     steps, steps_choice = _steps(settings, len(dataset.train))
     prompts, prompts_choice = choose_prompts(settings, dataset)
-    memory = _estimate(settings, facts, checkpoint)
+    backend = BACKENDS[settings.backend.name]()
+    load, kept = backend.load(settings, facts, checkpoint), backend.kept(settings, facts)
+    memory, host = estimate(load), host_need(settings, load, checkpoint, dataset, kept)
+    beside_a_card = facts.machine.platform != "cpu"
     prediction, predicted = settings.model.prediction, predicts(settings, checkpoint)
     choices = (
         model_choice(settings, checkpoint),
@@ -360,6 +363,8 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         prompts_choice,
         *chosen.choices,
         memory_choice(memory, facts.machine),
+        host_choice(host, facts.machine) if beside_a_card else None,
+        disk_choice(_disk_need(settings, facts, checkpoint), facts.disk_free_bytes, kept),
     )
     plan = Plan(
         settings=settings,
@@ -378,11 +383,12 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
             *chosen.warnings,
             *_warnings(settings, checkpoint, dataset),
             *memory_warnings(memory, facts.machine),
-            *BACKENDS[settings.backend.name]().warnings(settings, facts),
+            *(host_warnings(host, facts.machine, settings.backend.name) if beside_a_card else ()),
+            *backend.warnings(settings, facts),
         ),
         checkout=facts.checkout,
     )
-    own_choices = tuple(BACKENDS[settings.backend.name]().choices(plan, facts))
+    own_choices = tuple(backend.choices(plan, facts))
     return replace(plan, fingerprint=fingerprint(plan, asked), choices=(*plan.choices, *own_choices))
 
 

@@ -77,6 +77,7 @@ def _machine(facts: MachineFacts, verdict: Verdict, *, torch_version: str) -> Ma
         variables=verdict.variables,
         warnings=verdict.warnings,
         total_memory_bytes=min((device.total_bytes for device in devices), default=0),
+        host_memory_bytes=facts.memory_bytes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.backends.kohya.asked import Asked
@@ -9,8 +10,10 @@ from pipeline.backends.kohya.rules.memory import INSTEAD_OF_SWAPPING, blocks_lim
 from pipeline.backends.kohya.rules.reading import is_on, number_of
 from pipeline.backends.kohya.scripts import CHECKPOINTS, FLUX, LUMINA, SD3, SWAPPING
 from pipeline.backends.kohya.support import Script
-from pipeline.backends.kohya.train_file import CACHES_TEXT
+from pipeline.backends.kohya.train_file import CACHES_TEXT, chosen_caches
 from pipeline.backends.kohya.translation import script_for
+from pipeline.errors import UnreadableFile
+from pipeline.memory.host import Kept, Place
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
 from pipeline.records import Checkpoint, Facts
@@ -34,6 +37,24 @@ def kohya_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         encodes=is_on(asked, "cache_latents"),
         vae_bytes=4 if is_on(asked, "no_half_vae") else load.compute_bytes,
     )
+
+
+def kohya_kept(settings: Settings, facts: Facts) -> Kept:
+    """As the script's caches are chosen; nothing where no script trains the model, or it can't be read: problems say
+    so."""
+    name = script_for(settings)
+    try:
+        latents, text = ("off", "off") if name is None else _caches(settings, facts, name)
+    except UnreadableFile:
+        return Kept("off", "off")
+    return Kept(PLACES[latents], PLACES[text], files="beside the pictures")
+
+
+def _caches(settings: Settings, facts: Facts, name: str) -> tuple[str, str]:
+    return chosen_caches(settings, Script(settings, facts, name).parser)
+
+
+PLACES: Mapping[str, Place] = {"memory": "memory", "disk": "disk", "off": "off"}
 
 
 def most_blocks(settings: Settings) -> int:

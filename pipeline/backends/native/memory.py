@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.memory.host import Kept
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
 from pipeline.records import Checkpoint, Facts
@@ -15,3 +16,9 @@ def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Loa
     and VAE work in float32: they are loaded so."""
     stays = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
     return replace(plain_load(settings, facts, checkpoint), encoders_stay=stays, encoder_bytes=4, vae_bytes=4)
+
+
+def native_kept(settings: Settings, _: Facts) -> Kept:
+    """In memory: pictures always, captions where neither they nor their encoder change (loop.py, _embeddings)."""
+    changing = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
+    return Kept("memory", "off" if changing else "memory", latent_copies=2)
