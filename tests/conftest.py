@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import settings as settings_module
+from pipeline.memory.profiles import first_candidate
 from pipeline.records import Checkpoint, Dataset, Machine, Picture, Plan
 from pipeline.settings import PROJECT, Settings
 
@@ -79,7 +80,7 @@ def plan_for(tiny_model: Path) -> PlanFor:
     """A plan of a few steps on the tiny model and the demo dataset; overrides as on the command line."""
 
     def plan(*overrides: str, steps: int = 4, prompts: tuple[str, ...] = (), model: Path = tiny_model) -> Plan:
-        settings = compose_settings(f"model.path={model}", *overrides)
+        settings = first_candidate(compose_settings(f"model.path={model}", *overrides), 0)
         return Plan(
             settings=settings,
             machine=Machine("cpu", ("cpu",), 8 << 30, len(os.sched_getaffinity(0)), False, "2"),

@@ -15,6 +15,7 @@ from pipeline.backends.kohya.support import Script
 from pipeline.backends.kohya.translation import script_for
 from pipeline.settings import PROJECT, Algorithm
 from tests import given
+from tests.golden_kohya import sized
 from tests.kohya_asked import (
     DYLORA,
     FREE,
@@ -348,7 +349,7 @@ def test_a_model_as_it_is_in_the_catalogue_is_sound(model: str, mode: str) -> No
     script = COMPOSITIONS[model, mode]
     assert script_for(settings) == script
     checkpoint = replace(given.CHECKPOINT, prediction=settings.model.signature.get("predicts"))
-    whole = Script(settings, given.facts(machine=given.CARD, checkpoint=checkpoint), script).asked()
+    whole = Script(sized(settings), given.facts(machine=given.CARD, checkpoint=checkpoint), script).asked()
     assert whole.values["mixed_precision"] == "bf16"
     assert list(rule_problems(whole)) == []
     told = list(rule_warnings(whole))

@@ -25,6 +25,7 @@ from pipeline import log as log_stage
 from pipeline.errors import Stopped, TrackingError
 from pipeline.journal import Journal
 from pipeline.log import MlflowRecord, log
+from pipeline.memory.profiles import first_candidate
 from pipeline.outcome import write_outcome
 from pipeline.records import Checkpoint, Choice, Dataset, Job, Machine, Outcome, Picture, Plan
 from pipeline.settings import PROJECT, Settings, from_config, register
@@ -127,7 +128,7 @@ def settings_for(place: Place, *overrides: str) -> Settings:
 def plan_for(place: Place, *overrides: str) -> Plan:
     pictures = tuple(Picture(place.dir / f"{n}.png", "a star", 64, 64, f"{n}" * 64) for n in range(3))
     return Plan(
-        settings=settings_for(place, *overrides),
+        settings=first_candidate(settings_for(place, *overrides), 0),
         machine=Machine("cpu", ("Some CPU",), 2**34, 2, False, "2.13.0"),
         checkpoint=Checkpoint(place.dir / "model", "diffusers", "sd15", "epsilon", 1000, 4000, "c" * 64),
         dataset=Dataset("demo", place.dir / "pictures", pictures[:2], pictures[2:], "d" * 64),

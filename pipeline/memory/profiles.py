@@ -62,8 +62,10 @@ def _profile(written: Mapping[str, Any]) -> MemoryProfile:
 
 def first_candidate(settings: Settings, most_blocks: int) -> Settings:
     """What is to be looked at before anything is estimated: all that is null has a value."""
-    name = settings.memory.name
-    return under(settings, next(iter(profiles())) if name == AUTO else name, most_blocks)
+    if settings.memory.name != AUTO:
+        return under(settings, settings.memory.name, most_blocks)
+    name, first = next(iter(profiles().items()))
+    return under(settings, name, most_blocks, whole_updates=first.larger_batches)
 
 
 @dataclass(frozen=True, slots=True)
