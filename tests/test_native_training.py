@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipeline.deaths import explain_death
+from pipeline.errors import Cause
 from pipeline.journal import read_journal
 from pipeline.optimizer.catalog import options
 from pipeline.records import Job
 from pipeline.render import render
 from pipeline.settings import PROJECT
+from tests import given
 from tests.conftest import PlanFor
 from tests.ldm_layout import write_single_file
 
@@ -142,6 +146,31 @@ def test_two_processes_train_one_model(plan_for: PlanFor, tmp_path: Path) -> Non
     job = new_job(plan_for, tmp_path / "two", "hardware.num_processes=2", "train.batch_size=2", steps=3)
     finish(job)
     assert [event["step"] for event in events(job.run_dir, "step")] == [1, 2, 3]
+
+
+def test_processes_that_know_nothing_of_each_other_end(plan_for: PlanFor, tmp_path: Path) -> None:
+    """Where torch opens no card accelerate starts both all the same, each as the first of one."""
+    card = replace(plan_for("hardware.num_processes=2"), machine=given.CARD)
+    (tmp_path / "alone").mkdir()
+    job = render(card, tmp_path / "alone")
+    assert start(job, CUDA_VISIBLE_DEVICES="").wait(timeout=120) != 0
+    assert_miscounted(job)
+
+
+def test_one_process_in_place_of_two_ends(plan_for: PlanFor, tmp_path: Path) -> None:
+    job = new_job(plan_for, tmp_path / "one", "hardware.num_processes=2")
+    alone = replace(job, argv=(sys.executable, "-m", "pipeline.backends.native", job.argv[-1]))
+    assert start(alone).wait(timeout=120) == 1
+    assert_miscounted(alone)
+
+
+def assert_miscounted(job: Job) -> None:
+    told = read_journal(job.run_dir)
+    assert {event.kind for event in told} == {"failure"}
+    error = explain_death(1, told, job.run_dir / "trainer.log", log_offset=0)
+    assert error.cause is Cause.PROCESS_COUNT
+    assert "2 processes were asked for (hardware.num_processes), and the training has 1" in str(error)
+    assert "python -m pipeline doctor" in str(error)
 
 
 @pytest.mark.parametrize("network", ALGORITHMS)

@@ -149,6 +149,8 @@ def _watch(
     return KohyaJob(
         run_dir=str(run_dir),
         **command,
+        num_processes=plan.num_processes,
+        num_machines=1,
         steps=plan.steps,
         first_step=0 if resumed is None else resumed.step,
         counted_from=0 if resumed is None else resumed.counted_from,

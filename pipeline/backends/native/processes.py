@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backends.native.job import NativeJob
-from pipeline.errors import RunError
+from pipeline.deaths import started_otherwise
+from pipeline.errors import Cause, RunError
 
 # What a launcher, or a user's shell, may have set: alone, the process must not take itself for one of many.
 LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_")
@@ -23,6 +24,12 @@ LAUNCHER_VARIABLES = (
     "MASTER_PORT",
     "FORK_LAUNCH_PARAMS",
 )
+
+
+class OtherProcesses(RunError):
+    """accelerate started another number of processes than was asked for; it does so without an error."""
+
+    cause = Cause.PROCESS_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Processes:
 
 
 def join_processes(job: NativeJob) -> Processes:
-    """Raises RunError when there are not as many processes as were asked for."""
+    """Raises OtherProcesses when there are not as many processes as were asked for."""
     torch.set_num_threads(job.cpu_threads)
     if job.num_processes == 1:
         _forget_launchers()
@@ -74,10 +81,7 @@ def join_processes(job: NativeJob) -> Processes:
 
     state = PartialState(cpu=job.device == "cpu")
     if state.num_processes != job.num_processes:
-        raise RunError(
-            f"hardware.num_processes={job.num_processes}: {state.num_processes} were started."
-            " Type hardware.num_processes=1, or check that every device can be used"
-        )
+        raise OtherProcesses(started_otherwise(job.num_processes, state.num_processes))
     return Processes(state.device, state.process_index, state.num_processes)
 
 
