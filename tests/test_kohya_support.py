@@ -297,9 +297,15 @@ def checkout(**packages: str) -> Checkout:
     ],
 )
 def test_the_optimizer_is_looked_for_where_it_will_run(target: str, reason: str) -> None:
-    settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0")
+    settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0", "optimizer.fallback=error")
     facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there", "module:bitsandbytes": "there"}))
     assert reason in " ".join(problem.reason for problem in kohya_problems(settings, facts))
+
+
+def test_an_optimizer_that_another_may_take_the_place_of_is_left_to_its_trial() -> None:
+    settings = composed("sdxl", "lora", "optimizer=adamw8bit")
+    facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there"}))
+    assert not [problem for problem in kohya_problems(settings, facts) if problem.key == "optimizer.target"]
 
 
 def test_lycoris_is_looked_for_where_it_will_run() -> None:

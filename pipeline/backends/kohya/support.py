@@ -47,6 +47,7 @@ from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine.precision import choose_precision
 from pipeline.optimizer.catalog import asked_for
+from pipeline.optimizer.choose import steps_down
 from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture, Plan
 from pipeline.settings import KohyaCache, Prediction, Settings
 
@@ -432,11 +433,14 @@ def _as_read(picture: Picture) -> Picture:
 
 
 def _optimizer(script: Script) -> Iterator[Problem]:
-    """Looked for in the environment that trains; not where none is named."""
+    """Looked for in the environment that trains; not where none is named, and not where another one may take its place:
+    there the trial says that it is missing."""
     checkout, target = script.facts.checkout, script.settings.optimizer.target
     option = asked_for(script.settings.optimizer)
     package = option.package
-    if checkout is None or (has_module(checkout, package) and package not in checkout.broken):
+    if checkout is None or steps_down(script.settings):
+        return
+    if has_module(checkout, package) and package not in checkout.broken:
         return
     why = f"can't be imported: {checkout.broken[package]}" if package in checkout.broken else "is not installed"
     fix = f"{checkout.python} -m pip install {option.distribution}, or optimizer=adamw"
