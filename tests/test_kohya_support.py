@@ -341,3 +341,20 @@ def test_several_processes_are_refused_where_one_would_start(platform: Platform,
     machine = replace(given.CARD, platform=platform, device_names=("A card", "A card"))
     told = kohya_problems(settings, replace(facts_of(settings), machine=machine))
     assert [problem.key for problem in told] == ["hardware.num_processes"] * count
+
+
+MEETING = ("hardware.num_machines=2", "hardware.main_address=node0")
+
+
+def test_several_machines_can_not_go_on_from_a_state() -> None:
+    settings = composed("sdxl", "lora", *MEETING)
+    (problem,) = kohya_problems(settings, replace(facts_of(settings), machine=given.CARD))
+    assert (problem.key, problem.value) == ("resume", "auto")
+    never = composed("sdxl", "lora", *MEETING, "resume=never")
+    assert not list(kohya_problems(never, replace(facts_of(never), machine=given.CARD)))
+
+
+def test_several_machines_need_what_joins_processes() -> None:
+    settings = composed("sdxl", "lora", *MEETING, "resume=never")
+    (problem,) = kohya_problems(settings, replace(facts_of(settings), machine=given.CPU))
+    assert problem.key == "hardware.num_machines"

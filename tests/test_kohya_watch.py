@@ -83,6 +83,7 @@ def job_of(run_dir: Path, *, script: str = "train_network.py", faults: str = "",
         },
         num_processes=num_processes,
         num_machines=1,
+        machine_rank=0,
         steps=STEPS,
         first_step=0,
         counted_from=0,
@@ -312,6 +313,14 @@ def test_as_many_processes_as_asked_for_train(tmp_path: Path, faults: str) -> No
     ending = run(job_of(tmp_path, faults=faults, num_processes=2))
     assert ending.error is None, ending.error
     assert [event.data["step"] for event in events(tmp_path, "step")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_machine_that_is_not_the_first_has_nothing_to_save(tmp_path: Path) -> None:
+    """Here its script saves none: it is told by its exit status alone that the training is finished."""
+    job = replace(job_of(tmp_path, faults="no_weights,quiet"), num_machines=2, machine_rank=1)
+    command = Job(run_dir=tmp_path, argv=tuple(watcher(job)), cwd=PROJECT, env={}, files=(), saves_weights=False)
+    ending = execute(command, show=lambda _: None)
+    assert (ending.error, ending.outcome.status, ending.outcome.weights) == (None, "finished", None)
 
 
 PRINTS = """

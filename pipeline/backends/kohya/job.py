@@ -25,6 +25,8 @@ class KohyaJob:
     """That train on this machine."""
     num_machines: int
     """That train together, each with so many processes."""
+    machine_rank: int
+    """All but machine 0 have nothing to save."""
     steps: int
     """Optimizer updates of the whole run."""
     first_step: int

@@ -111,7 +111,8 @@ def _ending(code: int, job: KohyaJob, journal: Journal, telling: Telling, stops:
     """Writes the weights or the failure, and returns the exit code."""
     failure = _failure(code, job, telling, stops)
     if failure is None:
-        journal.write("weights", path=job.finished)
+        if job.machine_rank == 0:
+            journal.write("weights", path=job.finished)
         return 0
     cause, message, fix = failure
     journal.write("failure", cause=cause.value, message=message, fix=fix)
@@ -147,7 +148,9 @@ def _not_finite(step: Step) -> tuple[Cause, str, str]:
 
 
 def _trouble_of_weights(job: KohyaJob, telling: Telling) -> tuple[Cause, str, str] | None:
-    """Why what an end without an error left can't be called the finished weights."""
+    """Why what an end without an error left can't be called the finished weights. Only machine 0 has any."""
+    if job.machine_rank:
+        return None
     path = Path(job.finished)
     if not telling.finished_is_new():
         known = recognize(telling.tail(), LOGGED_SIGNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ LAUNCHER_VARIABLES = (
     "MASTER_PORT",
     "FORK_LAUNCH_PARAMS",
 )
+
+
+T = TypeVar("T")
 
 
 class OtherProcesses(RunError):
@@ -65,6 +69,12 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
+    def from_first(self, value: T) -> T:
+        """The first process's value, in all; anything that can be pickled."""
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
     @staticmethod
     def _sum(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
@@ -72,7 +82,8 @@ class Processes:
 
 
 def join_processes(job: NativeJob) -> Processes:
-    """Raises OtherProcesses when there are not as many processes as were asked for."""
+    """Raises OtherProcesses when there are not as many processes as were asked for, RunError when they would not train
+    the same."""
     torch.set_num_threads(job.cpu_threads)
     if job.num_processes == 1:
         _forget_launchers()
@@ -82,7 +93,13 @@ def join_processes(job: NativeJob) -> Processes:
     state = PartialState(cpu=job.device == "cpu")
     if state.num_processes != job.num_processes:
         raise OtherProcesses(started_otherwise(job.num_processes, state.num_processes))
-    return Processes(state.device, state.process_index, state.num_processes)
+    processes = Processes(state.device, state.process_index, state.num_processes)
+    if job.num_machines > 1 and processes.any(processes.from_first(job.fingerprint) != job.fingerprint):
+        raise RunError(
+            "the machines were not told the same: settings, pictures, base model and torch must be alike on all, and"
+            " the fingerprints at the end of `python run.py until=validate` be equal"
+        )
+    return processes
 
 
 def _forget_launchers() -> None:
