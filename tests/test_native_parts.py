@@ -21,6 +21,7 @@ from pipeline.backends.native.captions import can_be_shuffled, caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
+from pipeline.backends.native.processes import limit_memory
 from pipeline.backends.native.randomness import draw_batch
 from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
@@ -349,3 +350,15 @@ def test_what_the_devices_need_is_in_the_trainers_environment(plan_for: PlanFor,
     job = render(replace(plan, machine=replace(plan.machine, variables=variables)), tmp_path / "run")
     assert job.env["SYCL_CACHE_PERSISTENT"] == "1"
     assert json.loads((tmp_path / "run" / "job" / "command.json").read_text())["env"] == dict(job.env)
+
+
+@pytest.mark.parametrize(("device", "limited"), [("xpu", [1.0]), ("cpu", []), ("cuda", [])])
+def test_only_an_intel_card_is_told_to_report_its_memory_as_full(
+    monkeypatch: pytest.MonkeyPatch, device: str, limited: list[float]
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(
+        torch.xpu, "set_per_process_memory_fraction", lambda share, _: told.append(share), raising=False
+    )
+    limit_memory(torch.device(device))
+    assert told == limited

@@ -87,12 +87,14 @@ def join_processes(job: NativeJob) -> Processes:
     torch.set_num_threads(job.cpu_threads)
     if job.num_processes == 1:
         _forget_launchers()
+        limit_memory(torch.device(job.device))
         return Processes(torch.device(job.device))
     from accelerate import PartialState
 
     state = PartialState(cpu=job.device == "cpu")
     if state.num_processes != job.num_processes:
         raise OtherProcesses(started_otherwise(job.num_processes, state.num_processes))
+    limit_memory(state.device)
     processes = Processes(state.device, state.process_index, state.num_processes)
     if job.num_machines > 1 and processes.any(processes.from_first(job.fingerprint) != job.fingerprint):
         raise RunError(
@@ -100,6 +102,13 @@ def join_processes(job: NativeJob) -> Processes:
             " the fingerprints at the end of `python run.py until=validate` be equal"
         )
     return processes
+
+
+def limit_memory(device: torch.device) -> None:
+    """To what an Intel card has: without it the driver loses the device where torch would say that memory ran out
+    (pytorch issue 177714; torch 2.10 and later)."""
+    if device.type == "xpu" and hasattr(torch.xpu, "set_per_process_memory_fraction"):
+        torch.xpu.set_per_process_memory_fraction(1.0, device)
 
 
 def _forget_launchers() -> None:
