@@ -317,6 +317,7 @@ def cause_table() -> str:
         headlines.setdefault(sign.cause, re.sub(r"\{(\w+)\}", "...", sign.headline))
     own_words = {
         Cause.NOT_FINITE: "the loss or its gradient is not a finite number; the pictures of the batch are named",
+        Cause.PROCESS_COUNT: "accelerate started more or fewer processes than were asked for, or each trains alone",
         Cause.STOPPED_BY_USER: "Ctrl-C or SIGTERM: a checkpoint was saved",
         Cause.UNKNOWN: "none of these; the end of the log is shown",
     }

@@ -76,6 +76,9 @@ SIGNS: tuple[Sign, ...] = (
 FIXES: dict[Cause, str] = {sign.cause: sign.fix for sign in SIGNS} | {
     Cause.OUT_OF_MEMORY: LESS_MEMORY,
     Cause.MISSING_MODULE: "pip install <the module>",
+    Cause.PROCESS_COUNT: "python -m pipeline doctor, which says what torch can open here (another torch or driver,"
+    " CUDA_VISIBLE_DEVICES and its kin); unset RANK WORLD_SIZE LOCAL_RANK, where another launcher left them in the"
+    " shell; or hardware.num_processes=1",
     Cause.NOT_FINITE: "a lower optimizer.lr, hardware.precision=fp32, or train.max_grad_norm=1.0",
     Cause.UNKNOWN: "the log says more",
 }
@@ -93,6 +96,12 @@ def explain_death(code: int, events: Sequence[Event], log: Path, *, log_offset: 
     known = _from_code(code) or recognize(tail, SIGNS)
     cause, headline, fix = known or (Cause.UNKNOWN, _ended(code), FIXES[Cause.UNKNOWN])
     return _error(cause, headline, fix, log, tail.splitlines()[-LOG_LINES_SHOWN:])
+
+
+def started_otherwise(asked: int, started: int) -> str:
+    """What a trainer says where another number of processes train together than were asked for."""
+    processes = "1 process was" if asked == 1 else f"{asked} processes were"
+    return f"{processes} asked for (hardware.num_processes), and the training has {started}"
 
 
 def last_failure(events: Sequence[Event]) -> Event | None:

@@ -63,6 +63,7 @@ class Cause(StrEnum):
     BAD_FILE = "bad_file"
     STOPPED_BY_USER = "stopped_by_user"
     DISK_FULL = "disk_full"
+    PROCESS_COUNT = "process_count"
     UNKNOWN = "unknown"
 
 

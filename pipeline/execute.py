@@ -41,6 +41,8 @@ def execute(
         trainer = _start(job, log, lock)
         code = _follow(trainer, journal, stops, show, checkpoint_seconds)
     events = read_journal(job.run_dir)
+    if code == 0 and not job.saves_weights:
+        return Ending(outcome_from(events, "finished", None), None)
     return _ending(code, stops, events, events[len(before) :], log, log_offset)
 
 

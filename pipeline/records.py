@@ -243,6 +243,7 @@ class Plan:
     dataset: Dataset
     precision: Literal["fp32", "bf16", "fp16"]
     num_processes: int
+    """Of all machines; `settings.hardware.num_processes` are those of this one."""
     steps: int
     """Optimizer updates."""
     warmup_steps: int
@@ -268,6 +269,8 @@ class Job:
     """The checkpoint's step that this run goes on from; 0 at the start."""
     command: str = ""
     """The trainer's command as a line to paste; empty: that of `argv`."""
+    saves_weights: bool = True
+    """False on all machines but the first of several that train together."""
 
 
 Kind = Literal[

@@ -27,7 +27,7 @@ from pipeline.journal import Journal
 from pipeline.outcome import has_outcome, recorded, write_outcome
 from pipeline.records import Ending, Event, Facts, Job, Kind, Outcome, Plan
 from pipeline.resume import Claim, claimed, locked
-from pipeline.settings import Settings, Until, plain
+from pipeline.settings import Resume, Settings, Until, plain
 
 PLAN_NAME = "plan.json"
 
@@ -86,9 +86,14 @@ def run(settings: Settings, run_dir: Path, *, command: str) -> Ending | None:
             with locked(run_dir, say=notes.say):
                 display.say(wording.job_lines(_render(plan, run_dir, notes)))
             return None
-        with claimed(plan.fingerprint, run_dir, settings.resume, say=notes.say) as claim:
+        with claimed(plan.fingerprint, run_dir, _resume(settings), say=notes.say) as claim:
             plan = _as_it_began(plan, claim, settings, facts, notes)
             return _train(plan, claim, notes, command=command, began=began)
+
+
+def _resume(settings: Settings) -> Resume:
+    """Only the first of several machines has checkpoints; a folder of runs that they share must not be fought for."""
+    return settings.resume if settings.hardware.machine_rank == 0 else Resume.never
 
 
 def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:

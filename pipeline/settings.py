@@ -393,11 +393,24 @@ class Hardware:
     """Type of the forward and backward pass; auto: bf16 where the device has it, else fp16 where that is fast, else
     fp32."""
     num_processes: int
-    """One a device."""
+    """On each machine, one a device."""
+    num_machines: int
+    """That train together: the same command on each, with another `machine_rank`."""
+    machine_rank: int
+    """Which of them this one is; 0 keeps the record, draws and saves."""
+    main_address: Optional[str]
+    """Where the others reach machine 0: a host name or an address; null for one machine."""
+    main_port: int
+    """The port of machine 0 at which they meet; one machine takes a free one."""
     probe_seconds: float
     """Time limit for asking torch what it can drive, and for each trial of an optimizer."""
     facts: Optional[str]
     """What `python -m pipeline doctor --json` printed on another machine, to render for it; null: this machine."""
+
+    @property
+    def all_processes(self) -> int:
+        """Of all machines."""
+        return self.num_machines * self.num_processes
 
 
 @dataclass

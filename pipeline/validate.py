@@ -22,6 +22,7 @@ from pipeline.checks.claims import (
 )
 from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
 from pipeline.checks.limits import out_of_range
+from pipeline.checks.machines import machines_choice, machines_problems
 from pipeline.checks.networks import network_problems
 from pipeline.checks.optimizers import removed_arguments
 from pipeline.dataset.prompts import choose_prompts
@@ -270,6 +271,10 @@ def _machine_has_devices(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield Problem("hardware.num_processes", wanted, reason, f"hardware.num_processes={most}")
 
 
+def _machines_can_meet(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from machines_problems(settings)
+
+
 def _machine_is_known(facts: Facts) -> bool:
     """Else the facts show the CPU in place of what was asked for, and its limits would mislead."""
     return not any(problem.key in ("hardware", "hardware.facts") for problem in facts.problems)
@@ -314,6 +319,7 @@ CHECKS: tuple[Check, ...] = (
     _weights_name_is_a_file_name,
     _machine_has_precision,
     _machine_has_devices,
+    _machines_can_meet,
     _disk_suffices,
 )
 
@@ -356,6 +362,7 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         model_choice(settings, checkpoint),
         _platform_choice(settings, facts),
         precision_choice,
+        machines_choice(settings),
         *device_choices(facts.machine),
         prediction_choice(settings, checkpoint),
         _heldout_choice(settings, dataset),
@@ -367,12 +374,12 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         disk_choice(_disk_need(settings, facts, checkpoint), facts.disk_free_bytes, kept),
     )
     plan = Plan(
-        settings=settings,
+        settings=_of_this_machine(settings),
         machine=facts.machine,
         checkpoint=replace(checkpoint, prediction=predicted if prediction is Prediction.auto else prediction.value),
         dataset=dataset,
         precision=precision,
-        num_processes=settings.hardware.num_processes,
+        num_processes=settings.hardware.all_processes,
         steps=steps,
         warmup_steps=round(settings.train.warmup_fraction * steps),
         sample_prompts=prompts,
@@ -390,6 +397,13 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
     )
     own_choices = tuple(backend.choices(plan, facts))
     return replace(plan, fingerprint=fingerprint(plan, asked), choices=(*plan.choices, *own_choices))
+
+
+def _of_this_machine(settings: Settings) -> Settings:
+    """Of several machines only the first keeps a record: one training is one run."""
+    if settings.hardware.machine_rank == 0:
+        return settings
+    return replace(settings, tracking=replace(settings.tracking, enabled=False))
 
 
 def _platform_choice(settings: Settings, facts: Facts) -> Choice | None:
@@ -416,7 +430,7 @@ def _steps(settings: Settings, num_pictures: int) -> tuple[int, Choice | None]:
     asked = num_pictures * train.samples_per_image
     cap = max(train.samples_cap, 10 * num_pictures)
     samples = min(max(asked, train.samples_floor), cap)
-    batch = decided(train.batch_size) * decided(train.accumulation_steps) * settings.hardware.num_processes
+    batch = decided(train.batch_size) * decided(train.accumulation_steps) * settings.hardware.all_processes
     enough = math.ceil(samples / batch)
     steps = max(train.min_steps, enough)
     reason = (
@@ -451,7 +465,7 @@ def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
     size, meant = decided(train.batch_size), train.effective_batch_size
     if size > pictures:
         yield f"train.batch_size={size} is more than the {pictures} pictures: batches repeat them"
-    real = size * decided(train.accumulation_steps) * settings.hardware.num_processes
+    real = size * decided(train.accumulation_steps) * settings.hardware.all_processes
     if real != meant:
         told = f"{real} pictures make an update, not train.effective_batch_size={meant}"
         rate = settings.optimizer.lr * math.sqrt(real / meant)

@@ -81,6 +81,7 @@ def plan_for(tiny_model: Path) -> PlanFor:
 
     def plan(*overrides: str, steps: int = 4, prompts: tuple[str, ...] = (), model: Path = tiny_model) -> Plan:
         settings = first_candidate(compose_settings(f"model.path={model}", *overrides), 0)
+        decides = sorted(override for override in overrides if not override.startswith("hardware."))
         return Plan(
             settings=settings,
             machine=Machine("cpu", ("cpu",), 8 << 30, len(os.sched_getaffinity(0)), False, "2"),
@@ -101,11 +102,11 @@ def plan_for(tiny_model: Path) -> PlanFor:
                 digest="pictures",
             ),
             precision="fp32",
-            num_processes=settings.hardware.num_processes,
+            num_processes=settings.hardware.all_processes,
             steps=steps,
             warmup_steps=1,
             sample_prompts=prompts,
-            fingerprint=repr((sorted(overrides), steps)),
+            fingerprint=repr((decides, settings.hardware.all_processes, steps)),
         )
 
     return plan

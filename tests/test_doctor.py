@@ -22,7 +22,7 @@ from pipeline.machine.findings import Finding
 from pipeline.optimizer.catalog import Option, options
 from pipeline.optimizer.choose import Trial
 from pipeline.optimizer.findings import examine_optimizers
-from pipeline.optimizer.trial import Steps, TrialError
+from pipeline.optimizer.trial import NotInstalled, Steps, TrialError
 from pipeline.settings import PROJECT, PlatformName
 from pipeline.tracking.findings import examine_store
 from tests import given
@@ -139,12 +139,14 @@ def test_lines_fit_the_terminal(width: int, facts: MachineFacts) -> None:
 GOOD = Steps(52.0, 41.0, 2.05, paged=False, fused=None, cosine=0.9999, norm_ratio=1.0)
 
 
-def trying(reasons: dict[str, str]) -> Trial:
-    """Every optimizer takes its steps, but those that fail for a reason."""
+def trying(reasons: dict[str, str], *, missing: tuple[str, ...] = ()) -> Trial:
+    """Every optimizer takes its steps, but those that fail for a reason, and those whose package is missing."""
 
     def trial(option: Option, _: float) -> Steps:
         if option.name in reasons:
             raise TrialError(reasons[option.name])
+        if option.name in missing:
+            raise NotInstalled(option.package, "")
         return GOOD
 
     return trial
@@ -164,7 +166,7 @@ def test_an_optimizer_that_fails_is_told_with_what_takes_its_place() -> None:
 
 
 def test_what_is_not_installed_is_one_line_with_one_command() -> None:
-    told = list(examine_optimizers(trying(dict.fromkeys(("lion", "came", "prodigy"), "ModuleNotFoundError: no"))))
+    told = list(examine_optimizers(trying({}, missing=("lion", "came", "prodigy"))))
     assert (told[-1].level, told[-1].text) == ("ok", "not installed: came, lion, prodigy")
     assert told[-1].fix == "pip install lion-pytorch prodigyopt pytorch-optimizer"
 

@@ -65,7 +65,7 @@ def plan_of(
         checkpoint=replace(given.CHECKPOINT, path=path, layout="single_file"),
         dataset=dataset or given.dataset(),
         precision="bf16" if machine.bf16 else "fp32",
-        num_processes=settings.hardware.num_processes,
+        num_processes=settings.hardware.all_processes,
         steps=steps,
         warmup_steps=1,
         sample_prompts=prompts,
@@ -592,6 +592,18 @@ def test_how_processes_are_started(platform: Any, processes: int, kind: str, thr
     assert argv[-3:] == ["x.py", "--config_file", "/t.toml"]
     assert "--main_process_port" not in argv, "accelerate 1.6 hands a 0 on, and torch waits for a port that is none"
     assert environment(plan)["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_how_machines_find_each_other() -> None:
+    typed = ("hardware.num_machines=2", "hardware.num_processes=4", "hardware.machine_rank=1")
+    plan = plan_of(*typed, "hardware.main_address=node0", "hardware.main_port=29600", machine=given.CARD)
+    answers = dict(line.split(": ", 1) for line in accelerate_config(plan).splitlines())
+    told = {name: json.loads(answers[name]) for name in answers if name.startswith(("num_", "machine_", "main_p"))}
+    assert told == {
+        "num_machines": 2, "num_processes": 8, "machine_rank": 1,
+        "main_process_ip": "node0", "main_process_port": 29600,
+    }  # fmt: skip
+    assert environment(plan)["OMP_NUM_THREADS"] == "2"
 
 
 def test_what_the_devices_need_is_in_the_scripts_environment() -> None:

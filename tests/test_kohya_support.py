@@ -302,9 +302,15 @@ def checkout(**packages: str) -> Checkout:
     ],
 )
 def test_the_optimizer_is_looked_for_where_it_will_run(target: str, reason: str) -> None:
-    settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0")
+    settings = composed("sdxl", "lora", f"optimizer.target={target}", "optimizer.lr=1.0", "optimizer.fallback=error")
     facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there", "module:bitsandbytes": "there"}))
     assert reason in " ".join(problem.reason for problem in kohya_problems(sized(settings), facts))
+
+
+def test_an_optimizer_that_another_may_take_the_place_of_is_left_to_its_trial() -> None:
+    settings = composed("sdxl", "lora", "optimizer=adamw8bit")
+    facts = replace(facts_of(settings), checkout=checkout(**{"module:torch": "there"}))
+    assert not [problem for problem in kohya_problems(settings, facts) if problem.key == "optimizer.target"]
 
 
 def test_lycoris_is_looked_for_where_it_will_run() -> None:
@@ -340,3 +346,20 @@ def test_several_processes_are_refused_where_one_would_start(platform: Platform,
     machine = replace(given.CARD, platform=platform, device_names=("A card", "A card"))
     told = kohya_problems(sized(settings), replace(facts_of(settings), machine=machine))
     assert [problem.key for problem in told] == ["hardware.num_processes"] * count
+
+
+MEETING = ("hardware.num_machines=2", "hardware.main_address=node0")
+
+
+def test_several_machines_can_not_go_on_from_a_state() -> None:
+    settings = composed("sdxl", "lora", *MEETING)
+    (problem,) = kohya_problems(settings, replace(facts_of(settings), machine=given.CARD))
+    assert (problem.key, problem.value) == ("resume", "auto")
+    never = composed("sdxl", "lora", *MEETING, "resume=never")
+    assert not list(kohya_problems(never, replace(facts_of(never), machine=given.CARD)))
+
+
+def test_several_machines_need_what_joins_processes() -> None:
+    settings = composed("sdxl", "lora", *MEETING, "resume=never")
+    (problem,) = kohya_problems(settings, replace(facts_of(settings), machine=given.CPU))
+    assert problem.key == "hardware.num_machines"

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import tomli_w
 
+from pipeline.backends.kohya.counting import ProcessCount
 from pipeline.backends.kohya.deaths import explain
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.outputs import Outputs
@@ -66,11 +67,11 @@ def job_of(run_dir: Path, *, script: str = "train_network.py", faults: str = "",
     }  # fmt: skip
     of_network = {"unet_lr": RATE, "network_dim": 8, "network_alpha": 4.0, "network_module": "networks.lora"}
     write_toml(run_dir / "train.toml", config | (of_network if "network" in script else {}) | settings)
-    options = ["--num_processes", "1"]
+    num_processes = settings.pop("num_processes", 1)
     return KohyaJob(
         run_dir=str(run_dir),
         argv=[
-            *(sys.executable, "-m", "accelerate.commands.launch", *options),
+            *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)),
             *(script, "--config_file", str(run_dir / "train.toml")),
         ],
         cwd=str(CHECKOUT),
@@ -80,6 +81,9 @@ def job_of(run_dir: Path, *, script: str = "train_network.py", faults: str = "",
             "STAND_IN_FAULTS": faults,
             "STAND_IN_SECONDS": str(seconds),
         },
+        num_processes=num_processes,
+        num_machines=1,
+        machine_rank=0,
         steps=STEPS,
         first_step=0,
         counted_from=0,
@@ -276,6 +280,85 @@ def test_an_unknown_death_is_told_in_its_own_words(tmp_path: Path) -> None:
     ending = run(job_of(tmp_path, faults="crash"))
     assert "RuntimeError: something broke" in str(ending.error)
     assert ending.outcome.cause == "unknown"
+
+
+@pytest.mark.parametrize("faults", ["fewer", "fewer,quiet", "alone", "alone,quiet"])
+def test_another_number_of_processes_ends_the_training(tmp_path: Path, faults: str) -> None:
+    ending = run(job_of(tmp_path, faults=faults, num_processes=2, seconds=0.2, max_train_steps=500))
+    assert "2 processes were asked for (hardware.num_processes), and the training has 1" in str(ending.error)
+    assert "python -m pipeline doctor" in str(ending.error)
+    assert ending.outcome.cause == "process_count"
+    assert not events(tmp_path, "weights")
+    assert nothing_is_left(tmp_path)
+
+
+def test_that_each_trains_alone_is_told_by_the_second_beginning(tmp_path: Path) -> None:
+    """Where both have named their devices before either begins."""
+    count = ProcessCount(job_of(tmp_path, num_processes=2))
+    for piece in ("accelerator device:accelerator device: cuda:0", " cuda:1", "running training / x"):
+        count.take(piece)
+        assert count.trouble is None
+    count.take("running training / x")
+    assert count.trouble is not None
+    assert "2 train alone" in count.trouble
+
+
+def test_more_processes_than_asked_for_end_the_training(tmp_path: Path) -> None:
+    job = replace(job_of(tmp_path, num_processes=2, seconds=0.2, max_train_steps=500), num_processes=1)
+    assert "1 process was asked for (hardware.num_processes), and the training has 2" in str(run(job).error)
+
+
+@pytest.mark.parametrize("faults", ["", "quiet"])
+def test_as_many_processes_as_asked_for_train(tmp_path: Path, faults: str) -> None:
+    ending = run(job_of(tmp_path, faults=faults, num_processes=2))
+    assert ending.error is None, ending.error
+    assert [event.data["step"] for event in events(tmp_path, "step")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_machine_that_is_not_the_first_has_nothing_to_save(tmp_path: Path) -> None:
+    """Here its script saves none: it is told by its exit status alone that the training is finished."""
+    job = replace(job_of(tmp_path, faults="no_weights,quiet"), num_machines=2, machine_rank=1)
+    command = Job(run_dir=tmp_path, argv=tuple(watcher(job)), cwd=PROJECT, env={}, files=(), saves_weights=False)
+    ending = execute(command, show=lambda _: None)
+    assert (ending.error, ending.outcome.status, ending.outcome.weights) == (None, "finished", None)
+
+
+PRINTS = """
+import time
+from accelerate import Accelerator
+accelerator = Accelerator()
+print("accelerator device:", accelerator.device)
+accelerator.wait_for_everyone()
+accelerator.print("running training / the rest")
+time.sleep({seconds})
+"""
+"""What every script of sd-scripts prints, by the real accelerate."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--multi_gpu", "--cpu"])
+def test_the_real_launcher_that_starts_otherwise_is_caught(tmp_path: Path, option: str) -> None:
+    """Without a card it starts two processes that know nothing of each other, or one, and says nothing of it."""
+    ending = run(launched(tmp_path, option, CUDA_VISIBLE_DEVICES="", seconds=600))
+    assert ending.outcome.cause == "process_count"
+    assert "2 processes were asked for (hardware.num_processes), and the training has 1" in str(ending.error)
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_real_launcher_that_starts_two_is_left_alone(tmp_path: Path) -> None:
+    ending = run(launched(tmp_path, "--multi_gpu", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="", seconds=0))
+    assert "ended without an error and without" in str(ending.error)  # it saves nothing
+
+
+def launched(run_dir: Path, option: str, *, seconds: int, **env: str) -> KohyaJob:
+    """Two processes, by this environment's accelerate."""
+    job = job_of(run_dir, num_processes=2)
+    script = run_dir / "prints.py"
+    script.write_text(PRINTS.format(seconds=seconds))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", option, "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return replace(job, argv=[*launcher, *plain, str(script)], cwd=str(run_dir), env=env)
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.backends.native.captions import can_be_shuffled, caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.job import OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
+from pipeline.backends.native.processes import limit_memory
 from pipeline.backends.native.randomness import draw_batch
 from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
@@ -170,13 +171,21 @@ def _stepped(seed: int) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
     return layer, optimizer
 
 
+def put_back(checkpoints: Checkpoints, trained: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step of the newest checkpoint, which is in both then."""
+    saved = checkpoints.read_last(torch.device("cpu"))
+    assert saved is not None
+    saved.put_into(trained, optimizer)
+    return saved.step
+
+
 def test_a_checkpoint_brings_back_weights_and_optimizer(tmp_path: Path) -> None:
     layer, optimizer = _stepped(0)
     checkpoints = Checkpoints(tmp_path, "print", keep=2)
     checkpoints.save(3, layer, optimizer, {})
     other, fresh = torch.nn.Linear(3, 2), torch.optim.AdamW(torch.nn.Linear(3, 2).parameters())
     fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
-    assert checkpoints.load_last(other, fresh, torch.device("cpu"))[0] == 3
+    assert put_back(checkpoints, other, fresh) == 3
     assert torch.equal(other.weight, layer.weight)
     moments = zip(optimizer.state.values(), fresh.state.values(), strict=True)
     assert all(torch.equal(a["exp_avg_sq"], b["exp_avg_sq"]) for a, b in moments)
@@ -188,7 +197,7 @@ def test_a_half_written_checkpoint_is_not_loaded(tmp_path: Path) -> None:
     whole = checkpoints.save(3, layer, optimizer, {})
     (tmp_path / "step-000006.part").mkdir()
     (tmp_path / "step-000006.part" / "state.json").write_text((whole / "state.json").read_text())
-    assert checkpoints.load_last(layer, optimizer, torch.device("cpu"))[0] == 3
+    assert put_back(checkpoints, layer, optimizer) == 3
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -202,7 +211,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_run_is_not_loaded(tmp_path: Path) -> None:
     layer, optimizer = _stepped(0)
     Checkpoints(tmp_path, "one", keep=2).save(3, layer, optimizer, {})
-    assert Checkpoints(tmp_path, "two", keep=2).load_last(layer, optimizer, torch.device("cpu"))[0] == 0
+    assert Checkpoints(tmp_path, "two", keep=2).read_last(torch.device("cpu")) is None
 
 
 def test_there_are_optimizers_to_try() -> None:
@@ -245,7 +254,7 @@ def test_every_optimizer_learns_and_survives_a_checkpoint(name: str, tmp_path: P
     checkpoints = Checkpoints(tmp_path, "print", keep=1)
     checkpoints.save(6, layer, optimizer, {})
     other, other_optimizer = fresh()
-    checkpoints.load_last(other, other_optimizer, torch.device("cpu"))
+    put_back(checkpoints, other, other_optimizer)
     for seed in (7, 8):
         assert step(layer, optimizer, seed) == step(other, other_optimizer, seed)
     assert torch.equal(layer.weight, other.weight)
@@ -258,7 +267,7 @@ def test_a_checkpoint_takes_tensors_that_several_weights_share(tmp_path: Path) -
         state["table"] = table
     Checkpoints(tmp_path, "print", keep=1).save(3, layer, optimizer, {})
     other, fresh = _stepped(1)
-    Checkpoints(tmp_path, "print", keep=1).load_last(other, fresh, torch.device("cpu"))
+    put_back(Checkpoints(tmp_path, "print", keep=1), other, fresh)
     assert all(torch.equal(state["table"], table) for state in fresh.state.values())
 
 
@@ -325,7 +334,7 @@ def test_a_checkpoint_keeps_tensors_of_groups_and_types_narrower_than_the_weight
     optimizer.state[layer.weight]["narrow"] = torch.ones(2, dtype=torch.bfloat16)
     Checkpoints(tmp_path, "print", keep=1).save(3, layer, optimizer, {})
     other, fresh = _stepped(1)
-    Checkpoints(tmp_path, "print", keep=1).load_last(other, fresh, torch.device("cpu"))
+    put_back(Checkpoints(tmp_path, "print", keep=1), other, fresh)
     group = fresh.param_groups[0]
     assert (float(group["sum"]), group["nothing"], group["limit"]) == (2.5, {}, math.inf)
     assert fresh.state[other.weight]["narrow"].dtype == torch.bfloat16
@@ -341,3 +350,15 @@ def test_what_the_devices_need_is_in_the_trainers_environment(plan_for: PlanFor,
     job = render(replace(plan, machine=replace(plan.machine, variables=variables)), tmp_path / "run")
     assert job.env["SYCL_CACHE_PERSISTENT"] == "1"
     assert json.loads((tmp_path / "run" / "job" / "command.json").read_text())["env"] == dict(job.env)
+
+
+@pytest.mark.parametrize(("device", "limited"), [("xpu", [1.0]), ("cpu", []), ("cuda", [])])
+def test_only_an_intel_card_is_told_to_report_its_memory_as_full(
+    monkeypatch: pytest.MonkeyPatch, device: str, limited: list[float]
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(
+        torch.xpu, "set_per_process_memory_fraction", lambda share, _: told.append(share), raising=False
+    )
+    limit_memory(torch.device(device))
+    assert told == limited

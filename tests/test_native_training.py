@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,14 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipeline.deaths import explain_death
+from pipeline.errors import Cause
 from pipeline.journal import read_journal
 from pipeline.optimizer.catalog import options
 from pipeline.records import Job
 from pipeline.render import render
 from pipeline.settings import PROJECT
+from tests import given
 from tests.conftest import PlanFor
 from tests.ldm_layout import write_single_file
 
@@ -142,6 +149,75 @@ def test_two_processes_train_one_model(plan_for: PlanFor, tmp_path: Path) -> Non
     job = new_job(plan_for, tmp_path / "two", "hardware.num_processes=2", "train.batch_size=2", steps=3)
     finish(job)
     assert [event["step"] for event in events(job.run_dir, "step")] == [1, 2, 3]
+
+
+def machines(plan_for: PlanFor, folder: Path, *overrides: str, **plan: Any) -> list[Job]:
+    """A job for each of two machines, which both are this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = ("hardware.num_machines=2", "hardware.main_address=127.0.0.1", f"hardware.main_port={port}")
+    return [
+        on_one_core(plan_for, folder / str(rank), *overrides, *meeting, f"hardware.machine_rank={rank}", **plan)
+        for rank in (0, 1)
+    ]
+
+
+def on_one_core(plan_for: PlanFor, run_dir: Path, *overrides: str, **plan: Any) -> Job:
+    """Each process has one thread: the order of sums, and so the last bits, hang on their number."""
+    run_dir.mkdir(parents=True)
+    made = plan_for(*overrides, **plan)
+    return render(replace(made, machine=replace(made.machine, cpu_cores=1)), run_dir)
+
+
+def test_two_machines_go_on_as_two_processes_of_one_do(plan_for: PlanFor, tmp_path: Path) -> None:
+    """The second one has no checkpoint: it gets the first one's."""
+    overrides = ("train.batch_size=2", "train.checkpoint_every_steps=2")
+    whole = on_one_core(plan_for, tmp_path / "whole", "hardware.num_processes=2", *overrides, steps=4)
+    weights = finish(whole).read_bytes()
+    first, second = machines(plan_for, tmp_path / "machines", *overrides, steps=4)
+    shutil.copytree(whole.run_dir / "checkpoints", first.run_dir / "checkpoints")
+    other = start(second)
+    assert finish(first).read_bytes() == weights
+    assert other.wait(timeout=60) == 0
+    assert {"text": "going on from step 2"} in events(first.run_dir, "phase")
+    assert read_journal(second.run_dir) == []
+    assert not (second.run_dir / "weights").exists()
+
+
+def test_machines_that_were_told_different_things_end(plan_for: PlanFor, tmp_path: Path) -> None:
+    first, second = machines(plan_for, tmp_path)
+    told = second.run_dir / "job" / "train.toml"
+    told.write_text(re.sub(r'fingerprint = ".*"', 'fingerprint = "another"', told.read_text()))
+    processes = [start(job) for job in (second, first)]
+    assert [process.wait(timeout=120) != 0 for process in processes] == [True, True]
+    for job in (first, second):
+        assert "were not told the same" in events(job.run_dir, "failure")[0]["message"]
+
+
+def test_processes_that_know_nothing_of_each_other_end(plan_for: PlanFor, tmp_path: Path) -> None:
+    """Where torch opens no card accelerate starts both all the same, each as the first of one."""
+    card = replace(plan_for("hardware.num_processes=2"), machine=given.CARD)
+    (tmp_path / "alone").mkdir()
+    job = render(card, tmp_path / "alone")
+    assert start(job, CUDA_VISIBLE_DEVICES="").wait(timeout=120) != 0
+    assert_miscounted(job)
+
+
+def test_one_process_in_place_of_two_ends(plan_for: PlanFor, tmp_path: Path) -> None:
+    job = new_job(plan_for, tmp_path / "one", "hardware.num_processes=2")
+    alone = replace(job, argv=(sys.executable, "-m", "pipeline.backends.native", job.argv[-1]))
+    assert start(alone).wait(timeout=120) == 1
+    assert_miscounted(alone)
+
+
+def assert_miscounted(job: Job) -> None:
+    told = read_journal(job.run_dir)
+    assert {event.kind for event in told} == {"failure"}
+    error = explain_death(1, told, job.run_dir / "trainer.log", log_offset=0)
+    assert error.cause is Cause.PROCESS_COUNT
+    assert "2 processes were asked for (hardware.num_processes), and the training has 1" in str(error)
+    assert "python -m pipeline doctor" in str(error)
 
 
 @pytest.mark.parametrize("network", ALGORITHMS)

@@ -16,9 +16,9 @@ import pytest
 from pipeline.backends.kohya.rules.optimizers import NAMED_OPTIMIZERS
 from pipeline.backends.kohya.translation import OPTIMIZERS
 from pipeline.errors import InvalidSettings, Problem
-from pipeline.optimizer.catalog import Option, asked_for, options
+from pipeline.optimizer.catalog import Option, asked_for, chain_of, options
 from pipeline.optimizer.choose import Chosen, choose_optimizer, faults_of, trial_on
-from pipeline.optimizer.trial import SHAPE, Bench, Steps, TrialError, take_steps
+from pipeline.optimizer.trial import SHAPE, Bench, NotInstalled, Steps, TrialError, take_steps
 from pipeline.records import Checkout, Plan
 from pipeline.settings import PROJECT, Fallback, RateMeaning, Scheduler, Settings
 from pipeline.validate import validate
@@ -194,9 +194,25 @@ def test_fallback_error_ends_the_run() -> None:
 
 
 def test_the_end_of_a_chain_is_told_with_all_that_was_tried() -> None:
-    told = refused(given.settings("optimizer=lion8bit"), lion8bit=BROKEN, lion=TrialError("ModuleNotFoundError: no"))
+    told = refused(
+        given.settings("optimizer=lion8bit"), lion8bit=BROKEN, lion=NotInstalled("lion_pytorch", "pip install x")
+    )
     assert "lion8bit does not work here: RuntimeError: no kernel; lion does not work here" in told.reason
-    assert told.fix == "pip install lion-pytorch, or optimizer=adamw"
+    assert told.fix == "pip install x, or optimizer=adamw"
+
+
+def test_a_package_that_is_missing_is_a_reason_to_step_down_with_the_line_that_installs_it() -> None:
+    made = chosen(given.settings("optimizer=adamw8bit"), adamw8bit=NotInstalled("bitsandbytes", "pip install x"))
+    (warning,) = made.warnings
+    assert warning.startswith("optimizer=adamw in place of adamw8bit, 5.97 bytes a parameter more")
+    assert warning.endswith("package bitsandbytes is not installed (pip install x)")
+
+
+def test_a_chain_is_all_that_could_take_the_place() -> None:
+    optimizer = given.settings("optimizer=paged_adamw8bit").optimizer
+    assert [option.name for option in chain_of(optimizer)] == ["paged_adamw8bit", "adamw8bit", "adamw"]
+    round_about = given.settings("optimizer=adamw", optimizer__falls_back_to="adamw8bit").optimizer
+    assert [option.name for option in chain_of(round_about)] == ["adamw", "adamw8bit"]
 
 
 def test_a_class_that_nothing_is_known_of_has_no_chain() -> None:
@@ -311,6 +327,26 @@ def test_a_package_that_is_missing_is_called_as_pip_calls_it() -> None:
         optimizer__name="own", optimizer__target="no_such_package.Own", optimizer__known=option.known
     )
     assert native_problems(settings)["optimizer.target"].fix.startswith("pip install prodigy-plus-schedule-free")
+
+
+def missing(**changed: Any) -> Settings:
+    """An optimizer of the user's own whose package is not there, with AdamW to take its place."""
+    own = {"name": "own", "target": "no_such_package.Own", "falls_back_to": "adamw"}
+    return given.settings(**{f"optimizer__{name}": value for name, value in {**own, **changed}.items()})
+
+
+@pytest.mark.parametrize(
+    ("changed", "ends"),
+    [
+        ({}, False),
+        ({"fallback": Fallback.error}, True),
+        ({"falls_back_to": None}, True),
+        ({"falls_back_to": "prodigy"}, True),
+        ({"name": "adamw"}, True),  # a class by its name: nothing is known of it
+    ],
+)
+def test_a_missing_package_ends_the_run_where_nothing_may_take_its_place(changed: dict[str, Any], ends: bool) -> None:
+    assert ("optimizer.target" in native_problems(missing(**changed))) is ends
 
 
 def native_problems(settings: Settings) -> dict[str, Problem]:
@@ -474,6 +510,22 @@ def test_real_steps_that_are_no_good_are_seen(name: str, args: dict[str, Any], t
     option = options()[name]
     with pytest.raises(TrialError, match=told):
         trial_on(HERE)(replace(option, args={**option.args, **args}), 1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_steps_down_from_a_package_that_is_really_missing() -> None:
+    plan = validate(missing(), given.facts(), lambda _bench: trial_on(HERE))
+    assert plan.settings.optimizer.target == "torch.optim.AdamW"
+    (warning,) = (text for text in plan.warnings if "optimizer=" in text)
+    assert "package no_such_package is not installed (pip install no-such-package)" in warning
+
+
+def test_what_is_missing_from_the_trainers_interpreter_is_installed_there(tmp_path: Path) -> None:
+    answer = json.dumps({"error": "ModuleNotFoundError: No module named 'bitsandbytes'"})
+    where = bench(tmp_path, f"cat <<'END'\n{answer}\nEND")
+    with pytest.raises(NotInstalled) as error:
+        take_steps(options()["adamw8bit"], 1e-4, where)
+    assert error.value.install == f"{where.python} -m pip install bitsandbytes"
 
 
 @pytest.mark.slow

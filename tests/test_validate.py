@@ -430,6 +430,41 @@ def test_processes_have_a_device_or_core_each() -> None:
     assert plan(given.settings(hardware__num_processes=4)).num_processes == 4
 
 
+@pytest.mark.parametrize(
+    ("told", "key"),
+    [
+        ({"num_machines": 2}, "main_address"),
+        ({"num_machines": 2, "main_address": "node0", "machine_rank": 2}, "machine_rank"),
+        ({"machine_rank": 1}, "machine_rank"),
+        ({"main_address": "node0"}, "main_address"),
+        ({"main_port": 29501}, "main_port"),
+    ],
+)
+def test_machines_must_be_able_to_meet(told: dict[str, Any], key: str) -> None:
+    assert (
+        problem(given.settings(**{f"hardware__{name}": value for name, value in told.items()})).key == f"hardware.{key}"
+    )
+
+
+def of_two_machines(rank: int) -> Settings:
+    return given.settings(
+        hardware__num_machines=2, hardware__num_processes=3, hardware__machine_rank=rank, hardware__main_address="node0"
+    )
+
+
+def test_the_processes_of_all_machines_share_the_samples() -> None:
+    choice = next(choice for choice in plan(of_two_machines(0)).choices if choice.key == "train.max_steps")
+    assert "/ batch 6 = " in choice.reason  # one picture in each of six processes is nearest to eight
+    assert plan(of_two_machines(0)).num_processes == 6
+
+
+def test_all_but_the_first_machine_keep_no_record() -> None:
+    first, second = plan(of_two_machines(0)), plan(of_two_machines(1))
+    assert (first.settings.tracking.enabled, second.settings.tracking.enabled) == (True, False)
+    assert ("tracking", "off") in [(choice.key, choice.value) for choice in second.choices]
+    assert first.fingerprint == second.fingerprint
+
+
 def test_limits_of_the_cpu_are_not_told_when_the_card_could_not_be_asked() -> None:
     found = Problem("hardware", "cuda", "torch can't drive cuda here", "hardware=auto")
     settings = given.settings(hardware__precision=Precision.bf16, hardware__num_processes=8)

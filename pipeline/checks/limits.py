@@ -66,6 +66,9 @@ LIMITS: dict[str, Limit] = {
     "sample.guidance_scale": Limit(0, 100, 5),
     "sample.seed": Limit(0, 2**32 - 1, 1000),
     "hardware.num_processes": Limit(1, 1024, 1),
+    "hardware.num_machines": Limit(1, 1024, 1),
+    "hardware.machine_rank": Limit(0, 1023, 0),
+    "hardware.main_port": Limit(1, 65_535, 29_500),
     "hardware.probe_seconds": Limit(1, 3600, 60),
 }
 """Every number but the arguments of optimizers and networks; what is null is not judged."""

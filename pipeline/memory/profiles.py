@@ -157,7 +157,7 @@ def under(settings: Settings, name: str, most_blocks: int, *, whole_updates: boo
     checks."""
     known = profiles().get(name) or settings.memory.known
     assert known is not None, "an option of the group memory says what it does"
-    asked, train, processes = settings.memory.blocks_to_swap, settings.train, settings.hardware.num_processes
+    asked, train, processes = settings.memory.blocks_to_swap, settings.train, settings.hardware.all_processes
     at_once = train.effective_batch_size if whole_updates else known.batch_size
     size, passes = _split(train, processes, at_once)
     checkpointed = train.gradient_checkpointing
@@ -270,7 +270,7 @@ def _batch_choice(asked: Settings, chosen: Settings) -> Iterator[Choice]:
     if asked.train.batch_size is not None and asked.train.accumulation_steps is not None:
         return
     size, passes = decided(chosen.train.batch_size), decided(chosen.train.accumulation_steps)
-    processes = chosen.hardware.num_processes
+    processes = chosen.hardware.all_processes
     several = f" in each of {processes} processes" if processes > 1 else ""
     makes = "1 pass makes" if passes == 1 else f"{passes} passes make"
     yield Choice("train.batch_size", size, f"{makes}{several} an update of {size * passes * processes} pictures")

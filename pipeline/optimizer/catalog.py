@@ -68,3 +68,13 @@ def asked_for(optimizer: Optimizer) -> Option:
     if same is None:
         return Option(optimizer.target, optimizer.target, optimizer.args, None, None)
     return Option(same.name, same.target, optimizer.args, same.falls_back_to, same.known)
+
+
+def chain_of(optimizer: Optimizer) -> tuple[Option, ...]:
+    """What the settings ask for, and all that could take its place, one after the other."""
+    option: Option | None = asked_for(optimizer)
+    chain: dict[str, Option] = {}
+    while option is not None and option.name not in chain:
+        chain[option.name] = option
+        option = options().get(option.falls_back_to or "")
+    return tuple(chain.values())

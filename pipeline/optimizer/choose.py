@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import Problem
 from pipeline.optimizer.catalog import Option, asked_for, options
-from pipeline.optimizer.trial import STEPS, Bench, Steps, TrialError, remember, take_steps
+from pipeline.optimizer.trial import STEPS, Bench, NotInstalled, Steps, TrialError, remember, take_steps
 from pipeline.records import Choice
 from pipeline.settings import Fallback, KnownOptimizer, Settings
 
@@ -28,6 +28,8 @@ class Failure:
 
     option: Option
     reason: str
+    install: str = ""
+    """What to type where only its package is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,19 @@ def choose_optimizer(settings: Settings, trial: Trial, *, trained_parameters: in
             steps = trial(option, settings.optimizer.lr)
             return _chosen(settings, option, steps, failures, trained_parameters)
         except TrialError as error:
-            failures.append(Failure(option, str(error)))
+            install = error.install if isinstance(error, NotInstalled) else ""
+            failures.append(Failure(option, str(error), install))
         following = _following(settings, option, failures[0].option)
         if isinstance(following, str):
             return _problem(settings, failures, following)
         option = following
     raise AssertionError("a chain ends with a reason")
+
+
+def steps_down(settings: Settings) -> bool:
+    """Whether another may take the place of what was asked for: then a package that is missing ends nothing."""
+    asked = asked_for(settings.optimizer)
+    return isinstance(_following(settings, asked, asked), Option)
 
 
 def _following(settings: Settings, failed: Option, asked: Option) -> Option | str:
@@ -137,8 +146,7 @@ def _problem(settings: Settings, failures: list[Failure], why: str) -> Problem:
     """With all that was tried."""
     tried = "; ".join(f"{failure.option.name} does not work here: {failure.reason}" for failure in failures)
     last = failures[-1].option
-    missing = "ModuleNotFoundError" in failures[-1].reason
-    fixes = [f"pip install {last.distribution}"] if missing else []
+    fixes = [failure.install for failure in failures if failure.install]
     fixes += ["optimizer.fallback=next"] if settings.optimizer.fallback is Fallback.error else []
     fixes += ["optimizer=adamw"] if last.name != "adamw" else ["python -c 'import torch' shows whether torch works"]
     return Problem("optimizer", failures[0].option.name, f"{tried}; {why}", ", or ".join(fixes))

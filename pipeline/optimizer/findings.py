@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.machine.findings import Finding
 from pipeline.optimizer.catalog import Option, options
 from pipeline.optimizer.choose import Trial
-from pipeline.optimizer.trial import ADAMWS_RATE, Steps, TrialError
+from pipeline.optimizer.trial import ADAMWS_RATE, NotInstalled, Steps, TrialError
 
 REFERENCE = "adamw"
 """What savings are told against."""
 SUBJECT = "optimizer"
 AT_A_TIME = 2
-NOT_INSTALLED = "ModuleNotFoundError"
 
 
 def examine_optimizers(trial: Trial) -> Iterator[Finding]:
@@ -22,7 +21,7 @@ def examine_optimizers(trial: Trial) -> Iterator[Finding]:
     which needs nothing but torch, the others are not tried: a driver that hangs would hang them all."""
     reference = options()[REFERENCE]
     first = _tried(reference, trial)
-    if isinstance(first, str):
+    if not isinstance(first, Steps):
         yield _failed(reference, f"{first}; the others were not tried")
         return
     yield Finding("ok", SUBJECT, f"{reference.name}: {_verdict(first, reference)}")
@@ -36,19 +35,19 @@ def _others(every: tuple[Option, ...], trial: Trial) -> Iterator[Finding]:
         for option, steps in zip(every, pool.map(lambda option: _tried(option, trial), every), strict=True):
             if isinstance(steps, Steps):
                 yield Finding("ok", SUBJECT, f"{option.name}: {_verdict(steps, option)}")
-            elif NOT_INSTALLED in steps:
+            elif isinstance(steps, NotInstalled):
                 missing.append(option)
             else:
-                yield _failed(option, steps)
+                yield _failed(option, str(steps))
     yield from _not_installed(missing)
 
 
-def _tried(option: Option, trial: Trial) -> Steps | str:
+def _tried(option: Option, trial: Trial) -> Steps | TrialError:
     """What it did, or why it does not work."""
     try:
         return trial(option, ADAMWS_RATE)
     except TrialError as error:
-        return str(error)
+        return error
 
 
 def _verdict(steps: Steps, option: Option) -> str:

@@ -50,6 +50,15 @@ class TrialError(Exception):
     """It could not take the steps; the text says why."""
 
 
+class NotInstalled(TrialError):
+    """Its package is not there."""
+
+    def __init__(self, package: str, install: str) -> None:
+        self.install = install
+        """What to type."""
+        super().__init__(f"package {package} is not installed ({install})")
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """Where optimizers are tried."""
@@ -65,17 +74,29 @@ class Bench:
         return Path(sys.executable) if self.checkout is None else self.checkout.python
 
     @property
+    def pip(self) -> str:
+        """How a package is installed there."""
+        return "pip install" if self.checkout is None else f"{self.python} -m pip install"
+
+    @property
     def folder(self) -> Path:
         """Where the trainer is started."""
         return PROJECT if self.checkout is None else self.checkout.root
 
 
 def take_steps(option: Option, lr: float, bench: Bench) -> Steps:
-    """In a process of its own, or remembered. Raises TrialError."""
+    """In a process of its own, or remembered. Raises TrialError; NotInstalled where only its package is missing."""
     question = _question(option, lr, bench.machine)
     remembered = _cache_file(option, question, bench)
     known = _recall(remembered)
-    return known if known is not None else _parse(_run(question, bench), option.class_name)
+    if known is not None:
+        return known
+    try:
+        return _parse(_run(question, bench), option.class_name)
+    except TrialError as error:
+        if str(error).startswith(f"ModuleNotFoundError: No module named '{option.package}'"):
+            raise NotInstalled(option.package, f"{bench.pip} {option.distribution}") from error
+        raise
 
 
 def remember(option: Option, lr: float, bench: Bench, steps: Steps) -> None:

@@ -21,6 +21,12 @@ class KohyaJob:
     cwd: str
     env: dict[str, str]
     """Added to the runner's own."""
+    num_processes: int
+    """That train on this machine."""
+    num_machines: int
+    """That train together, each with so many processes."""
+    machine_rank: int
+    """All but machine 0 have nothing to save."""
     steps: int
     """Optimizer updates of the whole run."""
     first_step: int

@@ -15,6 +15,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 def accelerate_config(plan: Plan) -> str:
     """Every answer that accelerate would otherwise take from the user's own default config."""
+    hardware = plan.settings.hardware
     answers = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
@@ -22,15 +23,17 @@ def accelerate_config(plan: Plan) -> str:
         "downcast_bf16": "no",
         "dynamo_config": {},
         "enable_cpu_affinity": False,
-        "machine_rank": 0,
+        "machine_rank": hardware.machine_rank,
         "main_training_function": "main",
         "mixed_precision": PRECISIONS[plan.precision],
-        "num_machines": 1,
+        "num_machines": hardware.num_machines,
         "num_processes": plan.num_processes,
         "rdzv_backend": "static",
         "same_network": True,
         "use_cpu": plan.machine.platform == "cpu",
     }
+    if hardware.num_machines > 1:
+        answers |= {"main_process_ip": hardware.main_address, "main_process_port": hardware.main_port}
     return "".join(f"{key}: {json.dumps(value)}\n" for key, value in answers.items())
 
 
@@ -50,4 +53,4 @@ def environment(plan: Plan) -> dict[str, str]:
 
 
 def _threads(plan: Plan) -> int:
-    return max(1, plan.machine.cpu_cores // plan.num_processes)
+    return max(1, plan.machine.cpu_cores // plan.settings.hardware.num_processes)

@@ -82,6 +82,7 @@ def render(plan: Plan, run_dir: Path) -> Job:
         files=tuple(folder / name for name in texts),
         resume_step=0 if resumed is None else resumed.step,
         command=_to_paste(command),
+        saves_weights=plan.settings.hardware.machine_rank == 0,
     )
 
 
@@ -149,6 +150,9 @@ def _watch(
     return KohyaJob(
         run_dir=str(run_dir),
         **command,
+        num_processes=settings.hardware.num_processes,
+        num_machines=settings.hardware.num_machines,
+        machine_rank=settings.hardware.machine_rank,
         steps=plan.steps,
         first_step=0 if resumed is None else resumed.step,
         counted_from=0 if resumed is None else resumed.counted_from,

@@ -47,8 +47,9 @@ from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine.precision import choose_precision
 from pipeline.optimizer.catalog import asked_for
+from pipeline.optimizer.choose import steps_down
 from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture, Plan
-from pipeline.settings import KohyaCache, Prediction, Settings
+from pipeline.settings import KohyaCache, Prediction, Resume, Settings
 
 NAMED = 3
 """How many files a message names before it counts the rest."""
@@ -103,7 +104,7 @@ class Script:
             model=Path(settings.model.path),
             predicts=predicted or settings.model.signature.get("predicts"),
             precision=choose_precision(settings.hardware.precision, facts.machine)[0],
-            num_processes=settings.hardware.num_processes,
+            num_processes=settings.hardware.all_processes,
             steps=steps,
             warmup_steps=round(settings.train.warmup_fraction * steps),
             draws_samples=True,
@@ -432,11 +433,14 @@ def _as_read(picture: Picture) -> Picture:
 
 
 def _optimizer(script: Script) -> Iterator[Problem]:
-    """Looked for in the environment that trains; not where none is named."""
+    """Looked for in the environment that trains; not where none is named, and not where another one may take its place:
+    there the trial says that it is missing."""
     checkout, target = script.facts.checkout, script.settings.optimizer.target
     option = asked_for(script.settings.optimizer)
     package = option.package
-    if checkout is None or (has_module(checkout, package) and package not in checkout.broken):
+    if checkout is None or steps_down(script.settings):
+        return
+    if has_module(checkout, package) and package not in checkout.broken:
         return
     why = f"can't be imported: {checkout.broken[package]}" if package in checkout.broken else "is not installed"
     fix = f"{checkout.python} -m pip install {option.distribution}, or optimizer=adamw"
@@ -452,9 +456,20 @@ ALONE = {
 
 def _processes(script: Script) -> Iterator[Problem]:
     """Another number of processes than was asked for is never started in silence."""
-    wanted, reason = script.settings.hardware.num_processes, ALONE.get(script.facts.machine.platform)
-    if wanted > 1 and reason:
-        yield Problem("hardware.num_processes", wanted, reason, "hardware.num_processes=1, or backend=native")
+    hardware, reason = script.settings.hardware, ALONE.get(script.facts.machine.platform)
+    if reason and hardware.num_processes > 1:
+        fix = "hardware.num_processes=1, or backend=native"
+        yield Problem("hardware.num_processes", hardware.num_processes, reason, fix)
+    if reason and hardware.num_machines > 1:
+        yield Problem("hardware.num_machines", hardware.num_machines, reason, "backend=native")
+
+
+def _machines(script: Script) -> Iterator[Problem]:
+    """accelerate reads a state in every process, and sd-scripts writes it on machine 0."""
+    settings = script.settings
+    if settings.hardware.num_machines > 1 and settings.resume is not Resume.never:
+        reason = "the other machines have none of the states that machine 0 writes: sd-scripts can't go on there"
+        yield Problem("resume", settings.resume.value, reason, "resume=never, or backend=native")
 
 
 CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
@@ -475,6 +490,7 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _stale_caches,
     _optimizer,
     _processes,
+    _machines,
 )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.backends.kohya.counting import ProcessCount
 from pipeline.backends.kohya.descendants import resident_bytes
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.outputs import Output, Outputs
@@ -34,6 +35,8 @@ class Telling:
         """The first update whose loss is not a finite number."""
         self.last_state: tuple[int, str] | None = None
         """Step and path of the newest state that this start wrote."""
+        self.processes = ProcessCount(job)
+        """How many train, by what they print."""
         self._job, self._journal, self._log = job, journal, log
         self._run_dir = Path(job.run_dir)
         self._events = EventFolder(Path(job.logging_dir))
@@ -79,6 +82,11 @@ class Telling:
         for path in self._events.damaged():
             self._journal.write("warning", text=f"{path} is damaged: not all of its numbers could be read")
 
+    @property
+    def trains_wrongly(self) -> bool:
+        """Nothing good can come of it any more."""
+        return self.bad_loss is not None or self.processes.trouble is not None
+
     def finished_is_new(self) -> bool:
         return self._outputs.finished_is_new()
 
@@ -90,6 +98,7 @@ class Telling:
 
     def _take(self, piece: Piece) -> None:
         self._notice(piece.text)
+        self.processes.take(piece.text)
         if not piece.is_redraw:
             self._tail.append(piece.text)
         if self._thinner.passes(piece):

@@ -247,7 +247,11 @@ ELSEWHERE: Mapping[str, str] = {
         "the number of steps",
     ),
     **dict.fromkeys(
-        ("hardware.num_processes", "hardware.probe_seconds", "hardware.facts"), "accelerate.yaml; before the start"
+        (
+            *("hardware.num_processes", "hardware.num_machines", "hardware.machine_rank"),
+            *("hardware.main_address", "hardware.main_port", "hardware.probe_seconds", "hardware.facts"),
+        ),
+        "accelerate.yaml; before the start",
     ),
     **dict.fromkeys(("backend.root", "backend.python"), "command.json"),
     "backend.stale_cache": "before the start",

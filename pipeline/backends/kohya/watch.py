@@ -1,7 +1,8 @@
 """Runs the command of a job and follows it to its end. Output, scalars and files are looked at in turns by one thread,
 and once more when the command is gone, so that nothing of a quick end is lost.
 
-Nothing here ends a training because it is slow or silent: only a stop, a loss that is no number, or its own end does.
+Nothing here ends a training because it is slow or silent: only a stop, another number of processes than was asked for,
+a loss that is no number, or its own end does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.progress import Step
 from pipeline.backends.kohya.telling import Telling
 from pipeline.backends.kohya.written import differences, weights_trouble
-from pipeline.deaths import recognize
+from pipeline.deaths import FIXES, recognize
 from pipeline.errors import Cause
 from pipeline.journal import Journal
 
@@ -70,13 +71,13 @@ def _start(job: KohyaJob) -> subprocess.Popen[bytes]:
 
 
 def _follow(command: subprocess.Popen[bytes], telling: Telling, stops: list[int], runner: int) -> None:
-    """Until it is gone, somebody asks for its end, or its loss is no number. A runner that was killed asks too: nobody
-    would be there to end this."""
+    """Until it is gone, somebody asks for its end, or nothing good can come of it. A runner that was killed asks too:
+    nobody would be there to end this."""
     assert command.stdout is not None
     os.set_blocking(command.stdout.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(command.stdout, selectors.EVENT_READ)
-        while command.poll() is None and not stops and telling.bad_loss is None:
+        while command.poll() is None and not stops and not telling.trains_wrongly:
             if not selector.get_map():
                 time.sleep(POLL_SECONDS)
             elif selector.select(POLL_SECONDS) and not _read(command.stdout.fileno(), telling):
@@ -110,19 +111,22 @@ def _ending(code: int, job: KohyaJob, journal: Journal, telling: Telling, stops:
     """Writes the weights or the failure, and returns the exit code."""
     failure = _failure(code, job, telling, stops)
     if failure is None:
-        journal.write("weights", path=job.finished)
+        if job.machine_rank == 0:
+            journal.write("weights", path=job.finished)
         return 0
     cause, message, fix = failure
     journal.write("failure", cause=cause.value, message=message, fix=fix)
     if stops:
         return 128 + stops[0]
-    if code == 0 or telling.bad_loss is not None:
+    if code == 0 or telling.trains_wrongly:
         return FAILED
     return code if code > 0 else 128 - code
 
 
 def _failure(code: int, job: KohyaJob, telling: Telling, stops: Sequence[int]) -> tuple[Cause, str, str] | None:
     """Cause, message and fix; None for finished weights."""
+    if telling.processes.trouble is not None:
+        return Cause.PROCESS_COUNT, telling.processes.trouble, FIXES[Cause.PROCESS_COUNT]
     if telling.bad_loss is not None:
         return _not_finite(telling.bad_loss)
     trouble = _trouble_of_weights(job, telling) if code == 0 else None
@@ -144,7 +148,9 @@ def _not_finite(step: Step) -> tuple[Cause, str, str]:
 
 
 def _trouble_of_weights(job: KohyaJob, telling: Telling) -> tuple[Cause, str, str] | None:
-    """Why what an end without an error left can't be called the finished weights."""
+    """Why what an end without an error left can't be called the finished weights. Only machine 0 has any."""
+    if job.machine_rank:
+        return None
     path = Path(job.finished)
     if not telling.finished_is_new():
         known = recognize(telling.tail(), LOGGED_SIGNS)

@@ -38,6 +38,9 @@ def _run(job: NativeJob) -> int:
     try:
         train(job)
     except StopRequested:
+        if job.machine_rank:
+            message = "the training was stopped, here or on machine 0, which has the checkpoint"
+            Journal(Path(job.run_dir)).write("failure", cause=str(Cause.STOPPED_BY_USER), message=message)
         return STOPPED
     except RunError as error:
         cause = Cause.BAD_FILE if isinstance(error, UnreadableFile) else getattr(error, "cause", Cause.UNKNOWN)

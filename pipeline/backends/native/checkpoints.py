@@ -22,6 +22,24 @@ GROUPS = "groups"
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that was read."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    """State of the gradient scaler; empty where there was none."""
+
+    def put_into(self, trained: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            for name, parameter in trained.named_parameters():
+                parameter.copy_(self.weights[name])
+        optimizer.load_state_dict(self.optimizer)
+        _keep_types(optimizer, self.optimizer)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoints:
     """The checkpoints of one run directory; those of another fingerprint are not seen."""
 
@@ -47,21 +65,15 @@ class Checkpoints:
         self._remove_old()
         return final
 
-    def load_last(self, trained: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[int, Any]:
-        """(step, state of the gradient scaler) of the newest checkpoint, read into both; (0, {}) without one."""
+    def read_last(self, device: torch.device) -> Saved | None:
+        """The newest checkpoint; None where there is none."""
         found = self._found()
         if not found:
-            return 0, {}
+            return None
         state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
         weights = load_file(found[-1] / "trained.safetensors", device=str(device))
-        with torch.no_grad():
-            for name, parameter in trained.named_parameters():
-                parameter.copy_(weights[name])
         tensors = load_file(found[-1] / "optimizer.safetensors", device=str(device))
-        saved = _join(tensors, state["optimizer"])
-        optimizer.load_state_dict(saved)
-        _keep_types(optimizer, saved)
-        return int(state["step"]), state["scaler"]
+        return Saved(int(state["step"]), weights, _join(tensors, state["optimizer"]), state["scaler"])
 
     def _found(self) -> list[Path]:
         whole = [path for path in sorted(self.folder.glob("step-*")) if not path.name.endswith(UNFINISHED)]

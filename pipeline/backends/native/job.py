@@ -97,6 +97,9 @@ class NativeJob:
     device: str
     precision: Dtype
     num_processes: int
+    """Of all machines."""
+    num_machines: int
+    machine_rank: int
     cpu_threads: int
     fingerprint: str
     weights_name: str

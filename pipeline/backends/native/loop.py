@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
-from pipeline.backends.native.checkpoints import Checkpoints
+from pipeline.backends.native.checkpoints import Checkpoints, Saved
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
 from pipeline.backends.native.job import NativeJob
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
@@ -341,14 +341,22 @@ def _save_checkpoint(training: Training, step: int) -> None:
 
 
 def _resume(training: Training) -> int:
-    step, scaler = training.checkpoints.load_last(
-        training.trained.modules, training.optimizer, training.processes.device
-    )
-    if scaler:
-        training.scaler.load_state_dict(scaler)
-    if step:
-        training.tell("phase", text=f"going on from step {step}")
-    return step
+    saved = _last_checkpoint(training)
+    if saved is None:
+        return 0
+    saved.put_into(training.trained.modules, training.optimizer)
+    if saved.scaler:
+        training.scaler.load_state_dict(saved.scaler)
+    training.tell("phase", text=f"going on from step {saved.step}")
+    return saved.step
+
+
+def _last_checkpoint(training: Training) -> Saved | None:
+    """Of several machines only the first has any: the others get it from there."""
+    processes, checkpoints = training.processes, training.checkpoints
+    if training.job.num_machines == 1:
+        return checkpoints.read_last(processes.device)
+    return processes.from_first(checkpoints.read_last(torch.device("cpu")) if processes.first else None)
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.backends.native.job import NativeJob
-from pipeline.errors import RunError
+from pipeline.deaths import started_otherwise
+from pipeline.errors import Cause, RunError
 
 # What a launcher, or a user's shell, may have set: alone, the process must not take itself for one of many.
 LAUNCHER_PREFIXES = ("ACCELERATE_", "TORCHELASTIC_")
@@ -23,6 +25,15 @@ LAUNCHER_VARIABLES = (
     "MASTER_PORT",
     "FORK_LAUNCH_PARAMS",
 )
+
+
+T = TypeVar("T")
+
+
+class OtherProcesses(RunError):
+    """accelerate started another number of processes than was asked for; it does so without an error."""
+
+    cause = Cause.PROCESS_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,12 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
+    def from_first(self, value: T) -> T:
+        """The first process's value, in all; anything that can be pickled."""
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
     @staticmethod
     def _sum(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
@@ -65,20 +82,33 @@ class Processes:
 
 
 def join_processes(job: NativeJob) -> Processes:
-    """Raises RunError when there are not as many processes as were asked for."""
+    """Raises OtherProcesses when there are not as many processes as were asked for, RunError when they would not train
+    the same."""
     torch.set_num_threads(job.cpu_threads)
     if job.num_processes == 1:
         _forget_launchers()
+        limit_memory(torch.device(job.device))
         return Processes(torch.device(job.device))
     from accelerate import PartialState
 
     state = PartialState(cpu=job.device == "cpu")
     if state.num_processes != job.num_processes:
+        raise OtherProcesses(started_otherwise(job.num_processes, state.num_processes))
+    limit_memory(state.device)
+    processes = Processes(state.device, state.process_index, state.num_processes)
+    if job.num_machines > 1 and processes.any(processes.from_first(job.fingerprint) != job.fingerprint):
         raise RunError(
-            f"hardware.num_processes={job.num_processes}: {state.num_processes} were started."
-            " Type hardware.num_processes=1, or check that every device can be used"
+            "the machines were not told the same: settings, pictures, base model and torch must be alike on all, and"
+            " the fingerprints at the end of `python run.py until=validate` be equal"
         )
-    return Processes(state.device, state.process_index, state.num_processes)
+    return processes
+
+
+def limit_memory(device: torch.device) -> None:
+    """To what an Intel card has: without it the driver loses the device where torch would say that memory ran out
+    (pytorch issue 177714; torch 2.10 and later)."""
+    if device.type == "xpu" and hasattr(torch.xpu, "set_per_process_memory_fraction"):
+        torch.xpu.set_per_process_memory_fraction(1.0, device)
 
 
 def _forget_launchers() -> None:

@@ -45,7 +45,13 @@ def render(plan: Plan, run_dir: Path) -> Job:
     command = folder / "command.json"
     write_text(command, json.dumps({"argv": list(argv), "cwd": str(PROJECT), "env": env}, indent=2) + "\n")
     return Job(
-        run_dir=run_dir, argv=argv, cwd=PROJECT, env=env, files=(*files, command), resume_step=_last_step(run_dir)
+        run_dir=run_dir,
+        argv=argv,
+        cwd=PROJECT,
+        env=env,
+        files=(*files, command),
+        resume_step=_last_step(run_dir),
+        saves_weights=plan.settings.hardware.machine_rank == 0,
     )
 
 
@@ -59,7 +65,9 @@ def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
         device=plan.machine.torch_device,
         precision=plan.precision,
         num_processes=plan.num_processes,
-        cpu_threads=max(1, plan.machine.cpu_cores // plan.num_processes),
+        num_machines=settings.hardware.num_machines,
+        machine_rank=settings.hardware.machine_rank,
+        cpu_threads=_threads(plan),
         fingerprint=plan.fingerprint,
         weights_name=settings.backend.weights_name,
         save_dtype=_save_dtype(plan),
@@ -249,9 +257,15 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
 
 def _environment(plan: Plan) -> dict[str, str]:
     """Cores are shared between the processes; nothing is fetched from the network while training."""
-    threads = str(max(1, plan.machine.cpu_cores // plan.num_processes))
-    variables = dict.fromkeys(THREAD_VARIABLES, threads) | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    variables = dict.fromkeys(THREAD_VARIABLES, str(_threads(plan))) | {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     return variables | {variable.name: variable.value for variable in plan.machine.variables}
+
+
+def _threads(plan: Plan) -> int:
+    return max(1, plan.machine.cpu_cores // plan.settings.hardware.num_processes)
 
 
 def _accelerate_config(plan: Plan) -> str:
@@ -260,9 +274,9 @@ def _accelerate_config(plan: Plan) -> str:
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": _distributed_type(plan),
         "mixed_precision": {"fp32": "no"}.get(plan.precision, plan.precision),
-        "num_machines": 1,
+        "num_machines": plan.settings.hardware.num_machines,
         "num_processes": plan.num_processes,
-        "machine_rank": 0,
+        "machine_rank": plan.settings.hardware.machine_rank,
         "main_training_function": "main",
         "use_cpu": False,
         "debug": False,
@@ -279,11 +293,14 @@ def _distributed_type(plan: Plan) -> str:
 
 def _accelerate_launch(plan: Plan, config: Path) -> tuple[str, ...]:
     # --multi_gpu is what makes the launcher start several processes, on a CPU too: with --cpu it starts one.
+    hardware = plan.settings.hardware
+    address, port = (hardware.main_address, hardware.main_port) if hardware.num_machines > 1 else ("127.0.0.1", 0)
     return (
         *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--multi_gpu"),
-        *("--num_processes", str(plan.num_processes), "--num_machines", "1", "--machine_rank", "0"),
-        *("--mixed_precision", {"fp32": "no"}.get(plan.precision, plan.precision), "--main_process_ip", "127.0.0.1"),
-        *("--main_process_port", "0", "-m", "pipeline.backends.native"),
+        *("--num_processes", str(plan.num_processes), "--num_machines", str(hardware.num_machines)),
+        *("--machine_rank", str(hardware.machine_rank), "--main_process_ip", str(address)),
+        *("--main_process_port", str(port), "--rdzv_backend", "static", "--same_network"),
+        *("--mixed_precision", {"fp32": "no"}.get(plan.precision, plan.precision), "-m", "pipeline.backends.native"),
     )
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pipeline.checks.optimizers import rate_problems
 from pipeline.errors import Problem
 from pipeline.optimizer.catalog import asked_for
+from pipeline.optimizer.choose import steps_down
 from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 
@@ -24,10 +25,12 @@ def native_problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 
 def _optimizer_is_installed(settings: Settings) -> Iterator[Problem]:
-    """Looks for the package without importing it: torch would take seconds."""
+    """Looks for the package without importing it: torch would take seconds. Where another optimizer may take its place
+    the trial says that it is missing."""
     target, option = settings.optimizer.target, asked_for(settings.optimizer)
     package = option.package
-    if "." in target and package.isidentifier() and find_spec(package) is None:
+    missing = "." in target and package.isidentifier() and find_spec(package) is None
+    if missing and not steps_down(settings):
         fix = f"pip install {option.distribution}, or optimizer=adamw"
         yield Problem("optimizer.target", target, f"package {package} is not installed", fix)
 

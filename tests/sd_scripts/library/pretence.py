@@ -10,6 +10,8 @@ strikes at a step does so at the second of this start, or at the one that STAND_
     metadata      another rank in the weights          torn           ends with half a record of scalars
     half_weights  the finished file is cut off         no_weights     ends well without a finished file
     refuse        an assertion about the settings      untracked      writes no scalars
+    fewer         one process in place of several      alone          several, and each trains alone
+    quiet         does not say of how many it is one
 """
 
 import json
@@ -64,6 +66,8 @@ class Training:
         self.scheduler_steps = 0
         """Over all starts: it is part of a state."""
         self.tracker = None
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
 
     def run(self):
         if faulty("deaf"):
@@ -98,7 +102,10 @@ class Training:
         self.assert_extra_args()
         log("preparing accelerator")
         print("accelerator device: cpu")
-        log("loading model for process 0/1")
+        if not faulty("quiet"):
+            log(f"loading model for process {self.rank}/{self.world_size}")
+        if not self.meet():
+            return False
         if not os.path.exists(args.pretrained_model_name_or_path or os.devnull):
             name = args.pretrained_model_name_or_path
             raise OSError(
@@ -111,6 +118,16 @@ class Training:
         self.batches = sum(dataset.batches() for dataset in self.train)
         self.factor = schedules.factor_of(args)
         return True
+
+    def meet(self):
+        """Waits for the others where there are any; False in all but the first, which does what is left to do."""
+        folder = os.environ.get("STAND_IN_MEETING")
+        if folder is None:
+            return True
+        open(os.path.join(folder, str(self.rank)), "w").close()
+        while self.rank == 0 and len(os.listdir(folder)) < self.world_size:
+            time.sleep(0.01)
+        return self.rank == 0
 
     def load_tokenizer(self):
         log("Using v1 tokenizer")
