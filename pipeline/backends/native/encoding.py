@@ -81,7 +81,7 @@ class Embeddings:
 
     def __init__(self, text: TextParts, *, keep: bool) -> None:
         self._text: TextParts | None = text
-        self._keep = keep
+        self.kept = keep
         self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -93,12 +93,12 @@ class Embeddings:
 
     def forget_encoder(self) -> None:
         """Lets the text encoder leave memory; from here on only remembered captions are known."""
-        if self._keep:
+        if self.kept:
             self._text = None
 
     def of(self, captions: list[str]) -> Tensor:
         """(captions, positions, width), with gradients where the text encoder is trained."""
-        if self._keep:
+        if self.kept:
             return torch.stack([self._kept[caption] for caption in captions])
         text = self._encoder()
         return text.encode(text.tokens(captions))
