@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import Problem, RunError
+from pipeline.families import Level
 from pipeline.settings import Settings
 
 Platform = Literal["cuda", "rocm", "xpu", "cpu"]
@@ -115,6 +116,19 @@ class Checkout:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a model's parts are, as far as its headers tell; 0 or empty where they don't, or the part is not in."""
+
+    levels: tuple[Level, ...] = ()
+    """Of a U-Net."""
+    vae_parameters: int = 0
+    vae_width: int = 0
+    """Channels of the VAE's full resolution."""
+    encoder_parameters: int = 0
+    """Of all text encoders."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the base model's files say of themselves."""
 
@@ -149,6 +163,8 @@ class Checkpoint:
     """Parts that the folder should have, and why they can't be read."""
     refused: str | None = None
     """Why it is no model to train on; such a one is here only because the user insists."""
+    sizes: Sizes = Sizes()
+    """What the memory estimate takes instead of the family's figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +217,20 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictedMemory:
+    """The estimate, of what the trainer will measure: on a card its tensors, without the driver's context and the
+    allocator's gaps; on a CPU the whole process."""
+
+    low_bytes: int
+    bytes: int
+    high_bytes: int
+    phase: str
+    """Of the peak."""
+    largest: str
+    """What takes most in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Settings and facts, proven runnable: every automatic choice made, its reason kept."""
 
@@ -219,6 +249,8 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     warnings: tuple[str, ...] = ()
     checkout: Checkout | None = None
+    memory: PredictedMemory | None = None
+    """None where there is no estimate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,6 +363,7 @@ def _plan(chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset
             *BACKENDS[settings.backend.name]().warnings(settings, facts),
         ),
         checkout=facts.checkout,
+        memory=None if memory is None else memory.as_measured(facts.machine.platform),
     )
     own_choices = tuple(BACKENDS[settings.backend.name]().choices(plan, facts))
     return replace(plan, fingerprint=fingerprint(plan), choices=(*plan.choices, *own_choices))

@@ -80,8 +80,9 @@ class Embeddings:
     change from one time to the next, computed when asked."""
 
     def __init__(self, text: TextParts, *, keep: bool) -> None:
-        self._text: TextParts | None = text
-        self.kept = keep
+        self.text: TextParts | None = text
+        """None once it has left memory."""
+        self._keep = keep
         self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -93,19 +94,19 @@ class Embeddings:
 
     def forget_encoder(self) -> None:
         """Lets the text encoder leave memory; from here on only remembered captions are known."""
-        if self.kept:
-            self._text = None
+        if self._keep:
+            self.text = None
 
     def of(self, captions: list[str]) -> Tensor:
         """(captions, positions, width), with gradients where the text encoder is trained."""
-        if self.kept:
+        if self._keep:
             return torch.stack([self._kept[caption] for caption in captions])
         text = self._encoder()
         return text.encode(text.tokens(captions))
 
     def _encoder(self) -> TextParts:
-        assert self._text is not None, "the text encoder has left memory"
-        return self._text
+        assert self.text is not None, "the text encoder has left memory"
+        return self.text
 
 
 def too_long(text: TextParts, captions: list[str]) -> list[str]:

@@ -7,7 +7,6 @@ import gc
 import sys
 from typing import Any
 
-
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of malloc.h."""
 OWN_PAGES_BYTES = 2**20

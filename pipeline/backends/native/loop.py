@@ -23,6 +23,7 @@ from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
 from pipeline.backends.native.heap import give_back, keep_nothing
 from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
 from pipeline.backends.native.processes import Processes, join_processes
@@ -44,7 +45,6 @@ from pipeline.sample_grid import write_grid
 
 HELDOUT_TIMESTEPS = 10
 """Timesteps at which each held-out picture is judged."""
-HELDOUT_BATCH = 8
 RATE_WINDOW_STEPS = 20
 
 
@@ -121,17 +121,13 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
 
     rows, device = job.pictures(), processes.device
     phase("encoding captions")
-    text: TextParts | None = load_text_parts(job.model)
-    text.encoder.to(device)
-    embeddings = _embeddings(job, text, [str(row["caption"]) for row in rows], journal)
-    if embeddings.kept:
-        text = None
+    embeddings = _embeddings(job, [str(row["caption"]) for row in rows], device, journal)
     give_back()
     pictures, heldout = _encode_pictures(job, rows, device, phase, stop)
     give_back()
     phase("loading the model")
     denoiser = load_denoiser(job.model)
-    trained = make_trainable(job, denoiser, text)
+    trained = make_trainable(job, denoiser, embeddings.text)
     _place(job, denoiser, trained, device)
     optimizer = build_optimizer(job.optimizer, trained.groups)
     return Training(
@@ -140,7 +136,7 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         stop=stop,
         journal=journal,
         denoiser=denoiser,
-        text=text if job.optimizer.text_encoder_lr else None,
+        text=embeddings.text if job.optimizer.text_encoder_lr else None,
         schedule=noise_schedule(job.model),
         trained=trained,
         optimizer=optimizer,
@@ -167,15 +163,17 @@ def _encode_pictures(
     return splits["train"], splits["heldout"]
 
 
-def _embeddings(job: NativeJob, text: TextParts, captions: list[str], journal: Journal | None) -> Embeddings:
+def _embeddings(job: NativeJob, captions: list[str], device: torch.device, journal: Journal | None) -> Embeddings:
     """Kept for all captions, unless they change or the encoder does."""
+    text = load_text_parts(job.model)
+    text.encoder.to(device)
     cut = too_long(text, captions)
     if cut and journal is not None:
         limit = text.tokenizer.model_max_length
         journal.write("warning", text=f"{len(cut)} captions are longer than {limit} tokens: their ends are not seen")
     changing = any(can_be_shuffled(caption, job.train) for caption in captions)
     embeddings = Embeddings(text, keep=not changing and not job.optimizer.text_encoder_lr)
-    if embeddings.kept:
+    if not changing and not job.optimizer.text_encoder_lr:
         embeddings.remember(["", *captions, job.sample.negative_prompt, *job.sample.prompts])
         embeddings.forget_encoder()
     return embeddings
