@@ -11,7 +11,7 @@ Runner and trainer both append to it, each line in one write. What is shown and 
     metric      step, values: {name: number}, names as MLflow shows them ("heldout/loss")
     sample      step, index, prompt, seed, path (relative to the run directory)
     checkpoint  step, path
-    weights     path: the finished weights
+    weights     path: the finished weights; memory_bytes, where the trainer measures it: the peak of all phases
     warning     text
     failure     cause (a value of pipeline.errors.Cause), message, and fix where it knows one: the trainer's own word
                 on why it stops

@@ -25,7 +25,7 @@ def outcome_from(events: Sequence[Event], status: Status, cause: Cause | None) -
     heldout = list(_heldout(events))
     before = [value for step, value in heldout if step == 0]
     after = [value for step, value in heldout if step > 0]
-    memory = _numbers(events, "step", "memory_bytes")
+    memory = [*_numbers(events, "step", "memory_bytes"), *_numbers(events, "weights", "memory_bytes")]
     steps = _numbers(events, "step", "step")
     return Outcome(
         status=status,

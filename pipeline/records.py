@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import Problem, RunError
+from pipeline.families import Level
 from pipeline.settings import Settings
 
 Platform = Literal["cuda", "rocm", "xpu", "cpu"]
@@ -142,6 +143,16 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a model's parts are, as far as its headers tell; 0 or empty where they don't, or the part is not in."""
+
+    levels: tuple[Level, ...] = ()
+    """Of a U-Net."""
+    vae_width: int = 0
+    """Channels of the VAE's full resolution."""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the base model's files say of themselves."""
 
@@ -182,6 +193,8 @@ class Checkpoint:
     """Of the denoiser, those that an adapter can train; empty where shapes can't be told."""
     encoder_matrices: tuple[Matrix, ...] = ()
     """The same of the text encoders inside."""
+    sizes: Sizes = Sizes()
+    """What the memory estimate takes instead of the family's figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +247,20 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictedMemory:
+    """The estimate, of what the trainer will measure: on a card its tensors, without the driver's context and the
+    allocator's gaps; on a CPU the whole process."""
+
+    low_bytes: int
+    bytes: int
+    high_bytes: int
+    phase: str
+    """Of the peak."""
+    largest: str
+    """What takes most in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Settings and facts, proven runnable: every automatic choice made, its reason kept."""
 
@@ -253,6 +280,8 @@ class Plan:
     choices: tuple[Choice, ...] = ()
     warnings: tuple[str, ...] = ()
     checkout: Checkout | None = None
+    memory: PredictedMemory | None = None
+    """None where there is no estimate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,9 @@ def _execute_logged(plan: Plan, claim: Claim, notes: Notes, *, command: str, beg
     for text in record.warnings:
         notes.tell("warning", text=text)
     if ending.error is None:
-        lines = wording.outcome_lines(outcome, claim.run_dir, page=record.page, ui_command=record.ui_command)
+        lines = wording.outcome_lines(
+            outcome, claim.run_dir, page=record.page, ui_command=record.ui_command, predicted=plan.memory
+        )
         notes.display.say(["", *lines])
     return replace(ending, outcome=outcome)
 

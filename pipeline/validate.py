@@ -394,6 +394,7 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
             *backend.warnings(settings, facts),
         ),
         checkout=facts.checkout,
+        memory=None if memory is None else memory.as_measured(facts.machine.platform),
     )
     own_choices = tuple(backend.choices(plan, facts))
     return replace(plan, fingerprint=fingerprint(plan, asked), choices=(*plan.choices, *own_choices))

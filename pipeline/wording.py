@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.records import Choice, Facts, Job, Machine, Outcome, Plan
+from pipeline.records import Choice, Facts, Job, Machine, Outcome, Plan, PredictedMemory
 from pipeline.settings import decided
 
 
@@ -98,18 +98,35 @@ def job_lines(job: Job) -> list[str]:
     return [*(f"  {short_path(file)}" for file in job.files), "", command]
 
 
-def outcome_lines(outcome: Outcome, run_dir: Path, *, page: str | None, ui_command: str | None) -> list[str]:
+def outcome_lines(
+    outcome: Outcome,
+    run_dir: Path,
+    *,
+    page: str | None,
+    ui_command: str | None,
+    predicted: PredictedMemory | None = None,
+) -> list[str]:
     """The summary of a finished run."""
     rows = [
         ("weights", short_path(run_dir / outcome.weights) if outcome.weights else None),
         ("loss", _change(outcome.loss_first, outcome.loss_last, with_percent=False)),
         ("held-out loss", _change(outcome.heldout_before, outcome.heldout_after, with_percent=True)),
-        ("peak memory", None if outcome.peak_memory_bytes is None else size(outcome.peak_memory_bytes)),
+        ("peak memory", memory_words(outcome.peak_memory_bytes, predicted)),
         ("time", duration(outcome.seconds)),
         ("MLflow run", page),
         ("look at it", ui_command),
     ]
     return _table(*((name, value) for name, value in rows if value is not None))
+
+
+def memory_words(peak_bytes: int | None, predicted: PredictedMemory | None) -> str | None:
+    """2.1 GiB, 2.0-2.4 GiB predicted; None where nothing was measured."""
+    if peak_bytes is None:
+        return None
+    if predicted is None:
+        return size(peak_bytes)
+    low, high = predicted.low_bytes / 2**30, predicted.high_bytes / 2**30
+    return f"{peak_bytes / 2**30:.2f} GiB, {low:.2f}-{high:.2f} GiB predicted"
 
 
 def choice_line(choice: Choice) -> str:

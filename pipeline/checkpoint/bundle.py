@@ -123,7 +123,7 @@ def _folder(path: Path) -> Bundle:
     if (path / INDEX).is_file():
         return _pipeline(path)
     if is_part(path):
-        return Bundle(path, "folder", {"": _part(path, files=_weight_files(path))})
+        return Bundle(path, "folder", {"": _part(path, files=weight_files(path))})
     files = sorted(file.name for file in path.glob("*.safetensors"))
     hint = f": it holds {', '.join(files[:3])}; give the file itself" if files else ""
     raise UnreadableFile(f"{path} has no {INDEX}, so it is no diffusers folder{hint}")
@@ -135,7 +135,7 @@ def _pipeline(path: Path) -> Bundle:
     lacking: dict[str, str] = {}
     for name in _folders(path, index):
         try:
-            parts[name] = _part(path / name, files=_weight_files(path / name), config_needed=True)
+            parts[name] = _part(path / name, files=weight_files(path / name), config_needed=True)
         except UnreadableFile as error:
             lacking[name] = str(error)
     scheduler = path / "scheduler" / "scheduler_config.json"
@@ -179,8 +179,8 @@ def is_part(folder: Path) -> bool:
     return any(Path(f"{stem}{ending}").exists() for stem in stems for ending in (".safetensors", SHARD_INDEX))
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The plain weights before their fp16 variant; all shards of one kind."""
+def weight_files(folder: Path) -> list[Path]:
+    """The plain weights before their fp16 variant; all shards of one kind. Raises UnreadableFile."""
     if not folder.is_dir():
         raise UnreadableFile(f"{folder} is missing: download the whole model")
     for ending in ("", ".fp16"):

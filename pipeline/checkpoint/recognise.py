@@ -12,6 +12,7 @@ from pipeline.checkpoint.bundle import DENOISERS, Bundle, Part, read_bundle
 from pipeline.checkpoint.header import digest as digest_of
 from pipeline.checkpoint.identify import identity_of
 from pipeline.checkpoint.identity import Identity
+from pipeline.checkpoint.sizes import sizes_of
 from pipeline.errors import UnreadableFile
 from pipeline.records import Checkpoint
 
@@ -49,6 +50,7 @@ def recognise(path: Path, *, insisting: bool = False) -> Checkpoint:
         contents=identity.contents,
         matrices=identity.matrices,
         encoder_matrices=identity.encoder_matrices,
+        sizes=sizes_of(bundle),
     )
 
 

@@ -40,6 +40,9 @@ class Load:
     """Of text encoders that are trained whole or by an adapter."""
     vae_parameters: float = 84e6
     """Of Stable Diffusion's and FLUX's."""
+    vae_width: int = 128
+    """Numbers a pixel at full resolution: the first of `block_out_channels`, 128 in those VAEs. The decoder's last
+    upsampling has twice as many."""
     vae_bytes: int = 2
     """For each of its parameters; 4 where it must not run in half."""
     encodes: bool = True
@@ -49,8 +52,12 @@ class Load:
     blocks_to_swap: int = 0
     guided: bool = True
     """Samples are drawn with and without the prompt in one batch."""
+    heldout_batch: int = 0
+    """Held-out pictures that go through the denoiser at once; 0: there is no such phase."""
+    weights_reordered: bool = False
+    """A convolution works on a copy of its weights in another order: oneDNN's, on a CPU."""
     context_bytes: int = 0
-    """Of driver and kernels."""
+    """Of driver and kernels; on a CPU of the libraries."""
 
     @property
     def trained_parameters(self) -> float:

@@ -10,13 +10,14 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import Job, Outcome, Plan
+from pipeline.records import Job, Outcome, Plan, PredictedMemory
 from pipeline.settings import PROJECT
 from pipeline.tracking.masking import MASK, Masker, looks_secret
+from pipeline.wording import memory_words
 
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
@@ -79,15 +80,22 @@ def key_of(name: str) -> str:
     return _NOT_IN_KEYS.sub("_", name)[:MAX_KEY_LENGTH]
 
 
-def note_with_outcome(note: str, outcome: Outcome) -> str:
+def predicted_memory(description: Description) -> PredictedMemory | None:
+    """What the plan predicted; None for runs of before it was kept."""
+    told = description.plan.get("memory")
+    return PredictedMemory(**told) if isinstance(told, dict) else None
+
+
+def note_with_outcome(description: Description, outcome: Outcome) -> str:
     """The note of a run that has ended."""
     lines = [f"**{outcome.status}**" + (f" ({outcome.cause})" if outcome.cause else "")]
     lines.append(f"{outcome.steps} steps in {outcome.seconds:.0f} s")
     lines += _change("held-out loss", outcome.heldout_before, outcome.heldout_after)
     lines += _change("training loss", outcome.loss_first, outcome.loss_last)
-    if outcome.peak_memory_bytes is not None:
-        lines.append(f"peak memory {outcome.peak_memory_bytes / 2**30:.2f} GiB")
-    return note + "\n### Outcome\n" + "".join(f"- {line}\n" for line in lines)
+    memory = memory_words(outcome.peak_memory_bytes, predicted_memory(description))
+    if memory is not None:
+        lines.append(f"peak memory {memory}")
+    return description.note + "\n### Outcome\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _change(what: str, before: float | None, after: float | None) -> list[str]:
@@ -211,6 +219,7 @@ def _decided(plan: Plan, job: Job, mask: Masker) -> dict[str, object]:
         "sample_prompts": list(plan.sample_prompts),
         "choices": [{"key": c.key, "value": _plain(c.value), "reason": mask(c.reason)} for c in plan.choices],
         "warnings": [mask(warning) for warning in plan.warnings],
+        "memory": None if plan.memory is None else asdict(plan.memory),
         "argv": [mask(word) for word in job.argv],
         "env": masked_env(job.env, mask),
     }

@@ -20,7 +20,7 @@ from pipeline.journal import JournalReader
 from pipeline.outcome import number
 from pipeline.records import Event, Outcome
 from pipeline.tracking import artifacts, store
-from pipeline.tracking.description import key_of, note_with_outcome
+from pipeline.tracking.description import key_of, note_with_outcome, predicted_memory
 from pipeline.tracking.ending import MLFLOW_STATUS, Close
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.state import State, load_state, save_state
@@ -34,6 +34,12 @@ STEP_METRICS = {
 }
 """Field of a `step` event -> metric."""
 FINAL_FIGURES = ("loss_first", "loss_last", "heldout_before", "heldout_after", "seconds", "peak_memory_bytes", "steps")
+PREDICTED_FIGURES = {
+    "low_bytes": "final/peak_memory_bytes_predicted_low",
+    "bytes": "final/peak_memory_bytes_predicted",
+    "high_bytes": "final/peak_memory_bytes_predicted_high",
+}
+"""Field of the plan's estimate -> metric: MLflow sorts them beside the measured one."""
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 """In one call, as MLflow allows."""
@@ -203,6 +209,9 @@ class Feed:
 
     def _send_final_figures(self, run_id: str, close: Close) -> None:
         figures = {f"final/{name}": getattr(close.outcome, name) for name in FINAL_FIGURES}
+        predicted = predicted_memory(self.state.description)
+        if predicted is not None:
+            figures |= {metric: getattr(predicted, field) for field, metric in PREDICTED_FIGURES.items()}
         self._send_metrics(run_id, _metrics(figures, close.time, step=0))
 
     def _log_files(self, run_id: str, outcome: Outcome) -> None:
@@ -216,7 +225,7 @@ class Feed:
             self.warnings.append(text)
 
     def _closing_tags(self, close: Close) -> dict[str, str]:
-        tags = {NOTE_TAG: note_with_outcome(self.state.description.note, close.outcome)}
+        tags = {NOTE_TAG: note_with_outcome(self.state.description, close.outcome)}
         if close.outcome.cause is not None:
             tags["cause"] = close.outcome.cause
         if close.reason is not None:

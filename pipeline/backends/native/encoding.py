@@ -80,7 +80,8 @@ class Embeddings:
     change from one time to the next, computed when asked."""
 
     def __init__(self, text: TextParts, *, keep: bool) -> None:
-        self._text: TextParts | None = text
+        self.text: TextParts | None = text
+        """None once it has left memory."""
         self._keep = keep
         self._kept: dict[str, Tensor] = {}
 
@@ -94,7 +95,7 @@ class Embeddings:
     def forget_encoder(self) -> None:
         """Lets the text encoder leave memory; from here on only remembered captions are known."""
         if self._keep:
-            self._text = None
+            self.text = None
 
     def of(self, captions: list[str]) -> Tensor:
         """(captions, positions, width), with gradients where the text encoder is trained."""
@@ -104,8 +105,8 @@ class Embeddings:
         return text.encode(text.tokens(captions))
 
     def _encoder(self) -> TextParts:
-        assert self._text is not None, "the text encoder has left memory"
-        return self._text
+        assert self.text is not None, "the text encoder has left memory"
+        return self.text
 
 
 def too_long(text: TextParts, captions: list[str]) -> list[str]:

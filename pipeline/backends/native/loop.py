@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import resource
 import sys
 import time
@@ -22,7 +21,9 @@ from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
 from pipeline.backends.native.checkpoints import Checkpoints, Saved
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
+from pipeline.backends.native.heap import give_back, keep_nothing
 from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
 from pipeline.backends.native.processes import Processes, join_processes
@@ -44,7 +45,6 @@ from pipeline.sample_grid import write_grid
 
 HELDOUT_TIMESTEPS = 10
 """Timesteps at which each held-out picture is judged."""
-HELDOUT_BATCH = 8
 RATE_WINDOW_STEPS = 20
 
 
@@ -94,6 +94,7 @@ def train(job: NativeJob) -> Path:
     Raises StopRequested after saving a checkpoint, NotFinite, UnreadableFile, RunError.
     """
     disable_progress_bar()
+    keep_nothing()
     stop = StopSignal()
     processes = join_processes(job)
     with _only_trainer(Path(job.run_dir)) if processes.first else nullcontext():
@@ -118,15 +119,16 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         if journal is not None:
             journal.write("phase", text=text)
 
+    rows, device = job.pictures(), processes.device
+    phase("encoding captions")
+    embeddings = _embeddings(job, [str(row["caption"]) for row in rows], device, journal)
+    give_back()
+    pictures, heldout = _encode_pictures(job, rows, device, phase, stop)
+    give_back()
     phase("loading the model")
-    text = load_text_parts(job.model)
     denoiser = load_denoiser(job.model)
-    trained = make_trainable(job, denoiser, text)
-    rows = job.pictures()
-    pictures, heldout = _encode_pictures(job, rows, processes.device, phase, stop)
-    text.encoder.to(processes.device)
-    embeddings = _embeddings(job, text, pictures, heldout, journal)
-    _place(job, denoiser, trained, processes.device)
+    trained = make_trainable(job, denoiser, embeddings.text)
+    _place(job, denoiser, trained, device)
     optimizer = build_optimizer(job.optimizer, trained.groups)
     return Training(
         job=job,
@@ -134,7 +136,7 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         stop=stop,
         journal=journal,
         denoiser=denoiser,
-        text=text if job.optimizer.text_encoder_lr else None,
+        text=embeddings.text if job.optimizer.text_encoder_lr else None,
         schedule=noise_schedule(job.model),
         trained=trained,
         optimizer=optimizer,
@@ -161,15 +163,10 @@ def _encode_pictures(
     return splits["train"], splits["heldout"]
 
 
-def _embeddings(
-    job: NativeJob,
-    text: TextParts,
-    pictures: list[EncodedPicture],
-    heldout: list[EncodedPicture],
-    journal: Journal | None,
-) -> Embeddings:
+def _embeddings(job: NativeJob, captions: list[str], device: torch.device, journal: Journal | None) -> Embeddings:
     """Kept for all captions, unless they change or the encoder does."""
-    captions = [picture.caption for picture in [*pictures, *heldout]]
+    text = load_text_parts(job.model)
+    text.encoder.to(device)
     cut = too_long(text, captions)
     if cut and journal is not None:
         limit = text.tokenizer.model_max_length
@@ -190,9 +187,7 @@ def _place(job: NativeJob, denoiser: Any, trained: Trained, device: torch.device
     trained.modules.to(device, torch.float32)
     if job.train.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    gc.collect()
+    give_back()
 
 
 # ------------------------------------------------------------------------------------------------------------ loop
@@ -305,7 +300,8 @@ def _without_pause(times: deque[float]) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Of the device; of this process where the device is the CPU (ru_maxrss is in KiB on Linux, in bytes on macOS)."""
+    """So far, in all phases. Of tensors on the device, without the driver's context; where the device is the CPU, of
+    this process as a whole, libraries included (ru_maxrss is in KiB on Linux, in bytes on macOS)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "xpu":
@@ -421,6 +417,8 @@ def _sample(training: Training, step: int) -> None:
             seed=job.sample.seed + index,
             path=str(path.relative_to(job.run_dir)),
         )
+    del autoencoder
+    give_back()
     training.processes.wait()
 
 
@@ -456,8 +454,10 @@ def _finish(training: Training) -> Path:
         training.tell("phase", text="saving")
         _write_grid(job)
         settle(training.optimizer)
+        training.optimizer.state.clear()  # nothing is trained any more, and a whole model's is twice its size
+        give_back()
         path = save_weights(job, training.trained, training.denoiser, training.text)
-        training.tell("weights", path=str(path))
+        training.tell("weights", path=str(path), memory_bytes=peak_memory_bytes(training.processes.device))
     training.processes.wait()
     return path
 

@@ -10,12 +10,22 @@ from pipeline.memory.plain import plain_load
 from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 
+HELDOUT_BATCH = 8
+"""Times that a held-out picture goes through the denoiser at once."""
+
 
 def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
     """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
     and VAE work in float32: they are loaded so."""
     stays = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
-    return replace(plain_load(settings, facts, checkpoint), encoders_stay=stays, encoder_bytes=4, vae_bytes=4)
+    judged = facts.dataset is not None and bool(facts.dataset.heldout)
+    return replace(
+        plain_load(settings, facts, checkpoint),
+        encoders_stay=stays,
+        encoder_bytes=4,
+        vae_bytes=4,
+        heldout_batch=HELDOUT_BATCH if judged else 0,
+    )
 
 
 def native_kept(settings: Settings, _: Facts) -> Kept:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.backends.native.job import ModelPart
+from pipeline.backends.native.weights import filled, read_float32
+from pipeline.checkpoint.bundle import weight_files
 from pipeline.errors import UnreadableFile
 
 HUB_TOKENIZER = "openai/clip-vit-large-patch14"
 TEXT_PREFIX = "cond_stage_model.transformer."
+SINGLE_FILE_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 # The noise of Stable Diffusion 1: 1000 steps, betas linear in their square roots (Rombach et al. 2022, its v1 configs).
 NOISE_SCHEDULE = {
@@ -94,45 +100,55 @@ def noise_schedule(model: ModelPart) -> DDPMScheduler:
 
 def _load_part(kind: Any, model: ModelPart, part: str) -> Any:
     try:
-        if model.layout == "diffusers":
-            return kind.from_pretrained(
-                model.path, subfolder=part, torch_dtype=torch.float32, **_stored(model, part, "diffusion_pytorch_model")
-            )
-        with TemporaryDirectory() as configs:
-            _write_configs(Path(model.path), Path(configs))
-            return kind.from_single_file(
-                model.path, config=configs, subfolder=part, torch_dtype=torch.float32, local_files_only=True
-            )
+        return _from_folder(kind, model, part) if model.layout == "diffusers" else _from_file(kind, model, part)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UnreadableFile(f"model.path={model.path}: its {part} can't be loaded: {error}") from error
 
 
-def _stored(model: ModelPart, part: str, stem: str) -> dict[str, Any]:
-    """How the weights lie in their folder: many downloads hold the fp16 variant only, under its own names."""
+def _from_folder(kind: Any, model: ModelPart, part: str) -> Any:
     folder = Path(model.path) / part
-    plain = any((folder / f"{stem}.safetensors{index}").exists() for index in ("", ".index.json"))
-    return {"use_safetensors": True, "local_files_only": True, "variant": None if plain else "fp16"}
+    config = kind.load_config(str(folder), local_files_only=True)
+    weights = {_as_today(key): value for key, value in read_float32(weight_files(folder)).items()}
+    return filled(lambda: kind.from_config(config), weights)
+
+
+def _as_today(key: str) -> str:
+    """The attention of older autoencoders has names of its own."""
+    for old, new in OLD_ATTENTION.items():
+        key = key.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
+    return key
+
+
+def _from_file(kind: Any, model: ModelPart, part: str) -> Any:
+    """Given the path, diffusers would read the whole file for each part."""
+    weights = read_float32([Path(model.path)], SINGLE_FILE_PREFIXES[part])
+    with TemporaryDirectory() as configs:
+        _write_configs(Path(model.path), Path(configs))
+        return kind.from_single_file(
+            weights, config=configs, subfolder=part, torch_dtype=torch.float32, local_files_only=True
+        )
 
 
 def _load_text_encoder(model: ModelPart, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    if model.layout == "diffusers":
-        try:
-            return CLIPTextModel.from_pretrained(
-                model.path, subfolder="text_encoder", dtype=torch.float32, **_stored(model, "text_encoder", "model")
-            )
-        except (OSError, ValueError) as error:
-            raise UnreadableFile(f"model.path={model.path}: its text_encoder can't be loaded: {error}") from error
-    with safe_open(model.path, framework="pt") as file:
-        weights = {
-            key.removeprefix(TEXT_PREFIX): file.get_tensor(key).float()
-            for key in file.keys()  # noqa: SIM118 (not a dict)
-            if key.startswith(TEXT_PREFIX) and not key.endswith("position_ids")
-        }
-    encoder = CLIPTextModel(CLIPTextConfig(**_text_config(weights, tokenizer)))
-    if not any(key.startswith("text_model.") for key in encoder.state_dict()):
-        weights = {key.removeprefix("text_model."): value for key, value in weights.items()}
-    encoder.load_state_dict(weights)
-    return encoder
+    try:
+        if model.layout == "diffusers":
+            folder = Path(model.path) / "text_encoder"
+            weights = read_float32(weight_files(folder))
+            config = CLIPTextConfig.from_pretrained(str(folder), local_files_only=True)
+            return _text_encoder(config, weights)
+        named = read_float32([Path(model.path)], TEXT_PREFIX)
+        weights = {key.removeprefix(TEXT_PREFIX): value for key, value in named.items()}
+        return _text_encoder(CLIPTextConfig(**_text_config(weights, tokenizer)), weights)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UnreadableFile(f"model.path={model.path}: its text_encoder can't be loaded: {error}") from error
+
+
+def _text_encoder(config: CLIPTextConfig, weights: Mapping[str, Tensor]) -> CLIPTextModel:
+    """transformers 4 has the layers in a part of the model, 5 on the model itself; files have either."""
+    with init_empty_weights():
+        inner = "text_model." if hasattr(CLIPTextModel(config), "text_model") else ""
+    layers = {key.removeprefix("text_model."): value for key, value in weights.items() if "position_ids" not in key}
+    return filled(lambda: CLIPTextModel(config), {inner + key: value for key, value in layers.items()})
 
 
 def _text_config(weights: dict[str, Tensor], tokenizer: CLIPTokenizer) -> dict[str, Any]:

@@ -32,16 +32,17 @@ class Trained:
         return [parameter for group in self.groups for parameter in group["params"]]
 
 
-def make_trainable(job: NativeJob, denoiser: nn.Module, text: TextParts) -> Trained:
-    """Attaches the adapters or thaws the weights; fresh weights depend on the seed alone."""
+def make_trainable(job: NativeJob, denoiser: nn.Module, text: TextParts | None) -> Trained:
+    """Attaches the adapters or thaws the weights; fresh weights depend on the seed alone. `text` is asked of only where
+    it is trained."""
     seed_globals(job.seed, "fresh weights")
-    trains_text = job.optimizer.text_encoder_lr > 0
+    encoder = text.encoder if text is not None and job.optimizer.text_encoder_lr > 0 else None
     if job.network is not None:
         parts = {"denoiser": adapt_denoiser(denoiser, job.network)}
-        if trains_text:
-            parts["text_encoder"] = adapt_text_encoder(text.encoder, job.network)
+        if encoder is not None:
+            parts["text_encoder"] = adapt_text_encoder(encoder, job.network)
     else:
-        parts = {"denoiser": denoiser} | ({"text_encoder": text.encoder} if trains_text else {})
+        parts = {"denoiser": denoiser} | ({"text_encoder": encoder} if encoder is not None else {})
     rates = {"denoiser": job.optimizer.lr, "text_encoder": job.optimizer.text_encoder_lr}
     groups = []
     for name, module in parts.items():
