@@ -102,15 +102,18 @@ def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
     return notes.stage("detect", lambda: detect(settings, run_dir), wording.facts_summary)
 
 
-def _validate(settings: Settings, facts: Facts, notes: Notes) -> Plan:
+def _validate(settings: Settings, facts: Facts, notes: Notes, *, told: Plan | None = None) -> Plan:
+    """What was `told` of an earlier plan is not told again."""
     from pipeline.optimizer.choose import trial_on
     from pipeline.validate import validate
 
     plan = notes.stage("validate", lambda: validate(settings, facts, trial_on), wording.plan_summary)
     for choice in plan.choices:
-        notes.tell("choice", key=choice.key, value=_simple(choice.value), reason=choice.reason)
+        if told is None or choice not in told.choices:
+            notes.tell("choice", key=choice.key, value=_simple(choice.value), reason=choice.reason)
     for text in plan.warnings:
-        notes.tell("warning", text=text)
+        if told is None or text not in told.warnings:
+            notes.tell("warning", text=text)
     return plan
 
 
@@ -132,7 +135,7 @@ def _as_it_began(plan: Plan, claim: Claim, settings: Settings, facts: Facts, not
     if (before.memory, before.train) == (plan.settings.memory, plan.settings.train):
         return plan
     notes.say(f"going on with memory={before.memory.name}, which this run began with")
-    return replace(_validate(before, facts, notes), fingerprint=plan.fingerprint)
+    return replace(_validate(before, facts, notes, told=plan), fingerprint=plan.fingerprint)
 
 
 def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:

@@ -14,7 +14,7 @@ from pipeline.backends.kohya.memory import kohya_load, most_blocks
 from pipeline.errors import InvalidSettings, Problem, RunError
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.profiles import AUTO, FOLDER, computes_twice, profiles, under
-from pipeline.records import Facts, Plan
+from pipeline.records import Event, Facts, Plan
 from pipeline.resume import Claim
 from pipeline.runner import PLAN_NAME, Notes, _as_it_began, _plan_record, _simple
 from pipeline.settings import Settings, decided
@@ -303,6 +303,14 @@ def test_a_run_that_goes_on_keeps_the_profile_that_it_began_with(tmp_path: Path)
     assert again.fingerprint == began.fingerprint
 
 
+def test_only_what_is_different_is_told_again(tmp_path: Path) -> None:
+    write_plan(planned(given.settings(), free=GIB // 8), tmp_path)
+    heard = Heard()
+    _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), given.facts(), heard.notes())
+    assert "memory" in heard.keys
+    assert "train.max_steps" not in heard.keys
+
+
 def test_a_fresh_run_takes_what_fits_now(tmp_path: Path) -> None:
     write_plan(planned(given.settings(), free=GIB // 8), tmp_path)
     plan = planned(given.settings())
@@ -323,12 +331,24 @@ def claim(folder: Path, *, step: int | None = 50) -> Claim:
 
 
 def notes() -> Notes:
-    class Silent:
-        def show(self, _: object) -> None: ...
-        def say(self, _: object) -> None: ...
+    return Heard().notes()
 
-    silent: Any = Silent()
-    return Notes(silent)
+
+class Heard:
+    """A display that remembers the keys of the choices that it was shown."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def show(self, event: Event) -> None:
+        if event.kind == "choice":
+            self.keys.append(str(event.data["key"]))
+
+    def say(self, _: object) -> None: ...
+
+    def notes(self) -> Notes:
+        display: Any = self
+        return Notes(display)
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

@@ -17,7 +17,7 @@ import yaml
 from pipeline.families import Shape
 from pipeline.memory.estimate import MemoryEstimate
 from pipeline.optimizer.catalog import AUTO as AUTO_OPTIMIZER
-from pipeline.optimizer.catalog import AUTO_IS, Option, options
+from pipeline.optimizer.catalog import AUTO_IS, in_8_bits, options
 from pipeline.records import Choice, Machine
 from pipeline.settings import (
     PROJECT,
@@ -192,8 +192,7 @@ def _optimizer(optimizer: Optimizer, *, eight_bits: bool) -> Optimizer:
     """optimizer=auto becomes one that has a name. Arguments stay: the two of them do the same to the weights."""
     if optimizer.name != AUTO_OPTIMIZER:
         return optimizer
-    plain = options()[AUTO_IS]
-    small = next(option for option in options().values() if option.falls_back_to == plain.name and _is_twin(option))
+    plain, small = options()[AUTO_IS], in_8_bits(AUTO_IS)
     if not eight_bits or optimizer.target != plain.target:
         return replace(optimizer, name=plain.name)
     args = {name: value for name, value in optimizer.args.items() if name in small.args}
@@ -201,10 +200,6 @@ def _optimizer(optimizer: Optimizer, *, eight_bits: bool) -> Optimizer:
     return replace(
         optimizer, name=small.name, target=small.target, args=args, falls_back_to=plain.name, known=small.known
     )
-
-
-def _is_twin(option: Option) -> bool:
-    return option.known is not None and option.known.twin is not None and not option.known.paged
 
 
 # ---------------------------------------------------------------------------------------------------- a run goes on

@@ -70,6 +70,21 @@ def asked_for(optimizer: Optimizer) -> Option:
     return Option(same.name, same.target, optimizer.args, same.falls_back_to, same.known)
 
 
+def in_8_bits(name: str) -> Option:
+    """The option that does the same to the weights with a state in 8 bits on the device, and falls back to this one."""
+    return next(
+        option
+        for option in options().values()
+        if option.falls_back_to == name and option.known is not None and option.known.twin and not option.known.paged
+    )
+
+
+def packages_of(optimizer: Optimizer) -> set[str]:
+    """Top-level modules that the settings may lead to."""
+    small = {in_8_bits(AUTO_IS).package} if optimizer.name == AUTO else set()
+    return {option.package for option in chain_of(optimizer)} | small
+
+
 def chain_of(optimizer: Optimizer) -> tuple[Option, ...]:
     """What the settings ask for, and all that could take its place, one after the other."""
     option: Option | None = asked_for(optimizer)

@@ -20,7 +20,7 @@ from pipeline.machine.elsewhere import machine_elsewhere
 from pipeline.machine.facts import facts_here, machine_from
 from pipeline.machine.probe import probe_machine
 from pipeline.machine.variables import NAMES, version
-from pipeline.optimizer.catalog import chain_of
+from pipeline.optimizer.catalog import packages_of
 from pipeline.records import Checkout, Machine
 from pipeline.settings import KohyaBackend, PlatformName, Settings, Until
 
@@ -38,9 +38,8 @@ def look_for_trainer(settings: Settings) -> tuple[Machine, Checkout | None, tupl
         missing = _missing(settings, root)
         machine, problems = probe_machine(settings.hardware.name, seconds=settings.hardware.probe_seconds)
         return machine, None, (*missing, *problems)
-    packages = {option.package for option in chain_of(settings.optimizer)}
     checkout, problems = look_at_checkout(
-        root, python, seconds=settings.hardware.probe_seconds, modules=("lycoris", *packages)
+        root, python, seconds=settings.hardware.probe_seconds, modules=("lycoris", *packages_of(settings.optimizer))
     )
     if checkout is None:
         machine, _ = probe_machine(PlatformName.cpu, seconds=settings.hardware.probe_seconds)
