@@ -70,19 +70,19 @@ def cases(folder: Path, sd15: str | None, tokenizer: str | None) -> Iterator[tup
         model = build_model(folder / title[:5], widths)
         for mode, kept, side, batch in (
             (LORA, PLAIN, 256, 2),
-            (LORA, CHECKPOINTED, 256, 4),
+            (LORA, CHECKPOINTED, 128, 4),
             (FINETUNE, PLAIN, 128, 4),
-            (FINETUNE, CHECKPOINTED, 256, 1),
+            (FINETUNE, CHECKPOINTED, 128, 1),
         ):
             shape = (f"train.resolution_px={side}", f"train.batch_size={batch}")
             yield title, ("model=demo", f"model.path={model}", mode, kept, *shape)
     if sd15 is not None:
         named = ("model=sd15", f"model.path={sd15}", *((f"model.tokenizer={tokenizer}",) if tokenizer else ()))
         for mode, kept, side, batch in (
-            (LORA, PLAIN, 256, 1),
-            (LORA, PLAIN, 128, 4),
-            (LORA, CHECKPOINTED, 256, 2),
             (FINETUNE, CHECKPOINTED, 128, 1),
+            (LORA, PLAIN, 128, 4),
+            (LORA, CHECKPOINTED, 128, 2),
+            (LORA, PLAIN, 256, 1),
         ):
             shape = (f"train.resolution_px={side}", f"train.batch_size={batch}")
             yield "Stable Diffusion 1.5, 860 M", (*named, mode, kept, *shape)

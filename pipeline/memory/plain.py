@@ -42,7 +42,7 @@ def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         trained_encoder_parameters=trained_encoder_parameters(settings, checkpoint),
         vae_bytes=compute_bytes,
         guided=settings.sample.guidance_scale > 1,
-        weights_reordered=on_cpu,
+        on_cpu=on_cpu,
         context_bytes=CONTEXT_BYTES[facts.machine.platform],
     )
     return _with_its_vae(load, sizes)
