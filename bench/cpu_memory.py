@@ -34,7 +34,7 @@ WHOLE = (
 LORA, FINETUNE = "mode=lora", "mode=finetune"
 PLAIN, CHECKPOINTED = "train.gradient_checkpointing=false", "train.gradient_checkpointing=true"
 SMALL, MIDDLE = (96, 192, 384), (160, 320, 640, 640)
-"""Widths of the denoisers: 30 and 150 million parameters."""
+"""Widths of the denoisers: 40 and 213 million parameters."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main() -> None:
 def cases(folder: Path, sd15: str | None, tokenizer: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     for mode, batch in ((LORA, 8), (FINETUNE, 4)):
         yield "demo, 8.6 M", ("model=demo", mode, PLAIN, "train.resolution_px=64", f"train.batch_size={batch}")
-    for title, widths in (("small, 33 M", SMALL), ("middle, 153 M", MIDDLE)):
+    for title, widths in (("small, 40 M", SMALL), ("middle, 213 M", MIDDLE)):
         model = build_model(folder / title[:5], widths)
         for mode, kept, side, batch in (
             (LORA, PLAIN, 256, 2),
