@@ -34,7 +34,7 @@ WHOLE = (
 LORA, FINETUNE = "mode=lora", "mode=finetune"
 PLAIN, CHECKPOINTED = "train.gradient_checkpointing=false", "train.gradient_checkpointing=true"
 SMALL, MIDDLE = (96, 192, 384), (160, 320, 640, 640)
-"""Widths of the denoisers: 30 and 150 million parameters."""
+"""Widths of the denoisers: 40 and 213 million parameters."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +65,30 @@ def main() -> None:
 
 def cases(folder: Path, sd15: str | None, tokenizer: str | None) -> Iterator[tuple[str, tuple[str, ...]]]:
     for mode, batch in ((LORA, 8), (FINETUNE, 4)):
-        yield "demo, 8.6 M", ("model=demo", mode, PLAIN, "train.resolution_px=64", f"train.batch_size={batch}")
-    for title, widths in (("small, 33 M", SMALL), ("middle, 153 M", MIDDLE)):
+        yield "demo, 8.6 M", ("model=demo", mode, PLAIN, *shape(64, batch))
+    for title, widths in (("small, 40 M", SMALL), ("middle, 213 M", MIDDLE)):
         model = build_model(folder / title[:5], widths)
         for mode, kept, side, batch in (
             (LORA, PLAIN, 256, 2),
-            (LORA, CHECKPOINTED, 256, 4),
+            (LORA, CHECKPOINTED, 128, 4),
             (FINETUNE, PLAIN, 128, 4),
-            (FINETUNE, CHECKPOINTED, 256, 1),
+            (FINETUNE, CHECKPOINTED, 128, 1),
         ):
-            shape = (f"train.resolution_px={side}", f"train.batch_size={batch}")
-            yield title, ("model=demo", f"model.path={model}", mode, kept, *shape)
+            yield title, ("model=demo", f"model.path={model}", mode, kept, *shape(side, batch))
     if sd15 is not None:
         named = ("model=sd15", f"model.path={sd15}", *((f"model.tokenizer={tokenizer}",) if tokenizer else ()))
         for mode, kept, side, batch in (
-            (LORA, PLAIN, 256, 1),
-            (LORA, PLAIN, 128, 4),
-            (LORA, CHECKPOINTED, 256, 2),
             (FINETUNE, CHECKPOINTED, 128, 1),
+            (LORA, PLAIN, 128, 4),
+            (LORA, CHECKPOINTED, 128, 2),
+            (LORA, PLAIN, 256, 1),
         ):
-            shape = (f"train.resolution_px={side}", f"train.batch_size={batch}")
-            yield "Stable Diffusion 1.5, 860 M", (*named, mode, kept, *shape)
+            yield "Stable Diffusion 1.5, 860 M", (*named, mode, kept, *shape(side, batch))
+
+
+def shape(side_px: int, batch: int) -> tuple[str, str, str]:
+    """Of one pass, which is an update."""
+    return f"train.resolution_px={side_px}", f"train.batch_size={batch}", f"train.effective_batch_size={batch}"
 
 
 def measured(run_dir: Path, *words: str) -> Measured:

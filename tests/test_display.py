@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.display import Lines, Training, open_display
-from pipeline.records import Event, Kind, Outcome
+from pipeline.records import Event, Kind, Outcome, PredictedMemory
 from pipeline.settings import PROJECT
 from pipeline.wording import count, duration, outcome_lines, short_path, size
 
@@ -181,6 +181,13 @@ def test_summary_tells_what_applies() -> None:
         assert words in text
     bare = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, None, None)
     assert len(outcome_lines(bare, Path("/runs/1"), page=None, ui_command=None)) == 2
+
+
+def test_summary_tells_the_prediction_beside_the_peak() -> None:
+    outcome = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, 2**31, None)
+    predicted = PredictedMemory(2**30, 2**31, 3 * 2**30, "training", "weights")
+    lines = outcome_lines(outcome, Path("/runs/1"), page=None, ui_command=None, predicted=predicted)
+    assert any("2.00 GiB, 1.00-3.00 GiB predicted" in line for line in lines)
 
 
 def test_paths_are_relative_where_that_is_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,17 @@ def failure(ending: Ending) -> TrainingFailed:
     return ending.error
 
 
+def test_the_peak_is_that_of_the_whole_run(tmp_path: Path) -> None:
+    ending = train(
+        tmp_path,
+        """
+        step(1, loss=0.8, memory=300)
+        journal.write("weights", path="weights/a.safetensors", memory_bytes=400)
+        """,
+    )
+    assert ending.outcome.peak_memory_bytes == 400
+
+
 def test_finished_run_has_the_journals_figures(tmp_path: Path) -> None:
     shown: list[Event] = []
     ending = train(

@@ -110,6 +110,15 @@ def _never_less(less: MemoryEstimate, more: MemoryEstimate) -> None:
         assert before.high_bytes <= after.high_bytes * (1 + 1e-9)
 
 
+@drawn(LOADS)
+def test_on_a_card_the_prediction_is_of_tensors_alone(load: Load) -> None:
+    found = estimate(replace(load, context_bytes=GIB))
+    on_card, on_cpu = found.as_measured("cuda"), found.as_measured("cpu")
+    assert on_cpu.bytes == int(found.peak.bytes)
+    assert on_card.bytes < on_cpu.bytes - GIB
+    assert on_card.low_bytes <= on_card.bytes <= on_card.high_bytes
+
+
 def test_the_second_pass_of_an_accumulation_has_gradients_beside_copies() -> None:
     whole = replace(LOAD, adapter_parameters=0, weight_bytes=4)
     names = [{term.name for term in _training(replace(whole, accumulation=count)).terms} for count in (1, 2)]

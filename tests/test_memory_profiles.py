@@ -294,6 +294,7 @@ def test_a_run_with_other_batches_by_name_is_another(typed: str) -> None:
     assert planned(given.settings(typed)).fingerprint != planned(given.settings()).fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_profile_that_it_began_with(tmp_path: Path) -> None:
     began = planned(given.settings(), free=GIB // 8)
     write_plan(began, tmp_path)
@@ -303,6 +304,7 @@ def test_a_run_that_goes_on_keeps_the_profile_that_it_began_with(tmp_path: Path)
     assert again.fingerprint == began.fingerprint
 
 
+@pytest.mark.slow
 def test_only_what_is_different_is_told_again(tmp_path: Path) -> None:
     write_plan(planned(given.settings(), free=GIB // 8), tmp_path)
     heard = Heard()

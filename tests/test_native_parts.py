@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,16 +16,19 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from pipeline.backends.native.batches import BatchOrder, bucket_side
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
-from pipeline.backends.native.job import OptimizerPart, TrainPart
+from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.processes import limit_memory
 from pipeline.backends.native.randomness import draw_batch
 from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
+from pipeline.backends.native.stable_diffusion_1 import load_autoencoder
+from pipeline.backends.native.weights import filled, read_float32
 from pipeline.optimizer.catalog import options
 from pipeline.records import Variable
 from pipeline.render import BACKENDS
@@ -362,3 +366,43 @@ def test_only_an_intel_card_is_told_to_report_its_memory_as_full(
     )
     limit_memory(torch.device(device))
     assert told == limited
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+
+
+def test_stored_halves_are_read_in_float32_by_their_prefix(tmp_path: Path) -> None:
+    stored = {f"a.{number}": torch.full((3,), number, dtype=torch.float16) for number in range(100)}
+    save_file({**stored, "b.0": torch.ones(3)}, tmp_path / "w.safetensors")
+    read = read_float32([tmp_path / "w.safetensors"], "a.")
+    assert read.keys() == stored.keys()
+    assert all(value.dtype == torch.float32 and value.equal(stored[name].float()) for name, value in read.items())
+
+
+def test_a_module_is_filled_with_the_very_tensors() -> None:
+    weights = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    module = filled(lambda: torch.nn.Linear(3, 2), {**weights, "unknown": torch.ones(1)})
+    assert module.weight.data_ptr() == weights["weight"].data_ptr()
+
+
+@pytest.mark.parametrize("weights", [{"weight": torch.ones(2, 3)}, {"weight": torch.ones(9, 9), "bias": torch.ones(2)}])
+def test_weights_that_are_missing_or_of_another_shape_are_refused(weights: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        filled(lambda: torch.nn.Linear(3, 2), weights)
+
+
+def test_an_autoencoder_with_the_older_names_of_attention_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    old = tmp_path / "vae"
+    shutil.copytree(tiny_model / "vae", old)
+    file = old / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({_older(name): value for name, value in weights.items()}, file)
+    part = ModelPart(path=str(tmp_path), layout="diffusers", prediction="epsilon", clip_skip=0, tokenizer="")
+    read = load_autoencoder(part).state_dict()
+    assert all(read[name].equal(value) for name, value in weights.items())
+
+
+def _older(name: str) -> str:
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+    return name

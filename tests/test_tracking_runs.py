@@ -27,7 +27,7 @@ from pipeline.journal import Journal
 from pipeline.log import MlflowRecord, log
 from pipeline.memory.profiles import first_candidate
 from pipeline.outcome import write_outcome
-from pipeline.records import Checkpoint, Choice, Dataset, Job, Machine, Outcome, Picture, Plan
+from pipeline.records import Checkpoint, Choice, Dataset, Job, Machine, Outcome, Picture, Plan, PredictedMemory
 from pipeline.settings import PROJECT, Settings, from_config, register
 from pipeline.tracking import store
 from pipeline.tracking.description import describe
@@ -39,6 +39,7 @@ from pipeline.tracking.repair import RUN_LOCK, list_runs, repair_runs
 from pipeline.tracking.state import State, load_state, save_state
 from pipeline.tracking.store import Client, Store, open_client, store_at
 
+PREDICTED = PredictedMemory(2**29, 2**30, 2**31, "training", "weights")
 BEGAN = 1_700_000_000.0
 COMMAND = "python run.py profile=style"
 FINISHED = Outcome(
@@ -139,6 +140,7 @@ def plan_for(place: Place, *overrides: str) -> Plan:
         sample_prompts=("a star",),
         fingerprint="f" * 64,
         choices=(Choice("precision", "fp32", "this CPU has no bf16"),),
+        memory=PREDICTED,
     )
 
 
@@ -255,6 +257,7 @@ def test_tags_have_the_commit_of_the_checkout(finished: Finished) -> None:
 def test_note_has_the_command_and_the_outcome(finished: Finished) -> None:
     note = finished[0].the_run().data.tags["mlflow.note.content"]
     assert COMMAND in note and "held-out loss 0.4000 → 0.3000" in note
+    assert "peak memory 1.00 GiB, 0.50-2.00 GiB predicted" in note
 
 
 def test_datasets_for_training_and_holding_out_are_inputs(finished: Finished) -> None:
@@ -282,6 +285,9 @@ def test_final_figures_are_logged_once(finished: Finished) -> None:
         "final/heldout_after": 0.3,
         "final/seconds": 12.5,
         "final/peak_memory_bytes": 2**30,
+        "final/peak_memory_bytes_predicted_low": PREDICTED.low_bytes,
+        "final/peak_memory_bytes_predicted": PREDICTED.bytes,
+        "final/peak_memory_bytes_predicted_high": PREDICTED.high_bytes,
         "final/steps": 3,
     }
 

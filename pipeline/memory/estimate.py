@@ -24,9 +24,11 @@ PASSING = ("activations", "VAE at work")
 PASSING_LOW, PASSING_HIGH = 0.75, 1.5
 """How far they may be from the count: operations that work in place keep less, kernels' work space and casts take
 more. These are bounds of judgement, and no fit to figures; docs/memory.md shows how they hold."""
-LOW: Mapping[str, float] = {**dict.fromkeys(PASSING, PASSING_LOW), "fragmentation": 0}
+LIBRARIES_LOW, LIBRARIES_HIGH = 0.9, 1.2
+"""Other versions than the measured ones are larger or smaller: judged too."""
+LOW: Mapping[str, float] = {**dict.fromkeys(PASSING, PASSING_LOW), "fragmentation": 0, "libraries": LIBRARIES_LOW}
 AS_COUNTED: Mapping[str, float] = {}
-HIGH: Mapping[str, float] = {**dict.fromkeys(PASSING, PASSING_HIGH), "fragmentation": 2}
+HIGH: Mapping[str, float] = {**dict.fromkeys(PASSING, PASSING_HIGH), "fragmentation": 2, "libraries": LIBRARIES_HIGH}
 
 
 TRAINING = "training"
@@ -138,8 +140,10 @@ def _phase(load: Load, name: str, moments: Iterable[Iterable[Term]]) -> Phase:
 
 def _moment(load: Load, terms: Iterable[Term]) -> tuple[Term, ...]:
     real = tuple(_real(terms))
-    spare = Term("fragmentation", _total(real) * FRAGMENTATION, "gaps that the allocator keeps")
-    return (*real, spare, Term("context", load.context_bytes, "driver, kernels and libraries"))
+    gaps = _total(real) * FRAGMENTATION if load.leaves_gaps else 0
+    spare = Term("fragmentation", gaps, "that the allocator keeps between tensors")
+    what = ("libraries", "torch and all that it works with") if load.on_cpu else ("context", "driver and kernels")
+    return (*real, spare, Term(what[0], load.context_bytes, what[1]))
 
 
 def _real(terms: Iterable[Term]) -> Iterator[Term]:
@@ -176,12 +180,12 @@ def _standing(load: Load) -> Iterator[Term]:
 def _step(load: Load) -> Iterator[tuple[Term, ...]]:
     """What a step adds at the end of a forward pass, and at the end of a backward pass."""
     gradients, copies, kept = _gradients(load), _copies(load), _activations(load)
-    reordered = _reordered(load, 2)
     if load.accumulation > 1 and not load.fused_backward:
-        yield gradients, copies, kept, reordered
+        yield gradients, copies, kept
         return
-    yield copies, kept, reordered
-    yield (gradients, kept, reordered) if load.gradient_checkpointing else (gradients, reordered)
+    yield copies, kept
+    at_work = _reordered(load)
+    yield (gradients, kept, at_work) if load.gradient_checkpointing else (gradients, at_work)
 
 
 def _gradients(load: Load) -> Term:
@@ -198,12 +202,12 @@ def _copies(load: Load) -> Term:
     return Term("autocast copies", size, "trained weights in the type of the forward pass")
 
 
-def _reordered(load: Load, times: int) -> Term:
-    """Of the widest 3x3 convolution, the first on the way up, which has a skip joined to its input. A backward pass has
-    its weights and its gradient so. Measured on Stable Diffusion 1.5's shape: 220 to 230 MiB beside all else."""
+def _reordered(load: Load) -> Term:
+    """Of the widest 3x3 convolution, the first on the way up, which has a skip joined to its input. At the end of a
+    forward pass it has long passed, and there is none."""
     widest = max((level.width for level in load.shape.levels if level.convolutions), default=0)
-    size = 9 * 2 * widest**2 * load.compute_bytes * times if load.weights_reordered else 0
-    return Term("convolution at work", size, "weights in the order that oneDNN wants")
+    size = 9 * 2 * widest**2 * load.compute_bytes if load.on_cpu else 0
+    return Term("convolution at work", size, "its weights in the order that oneDNN wants")
 
 
 def _activations(load: Load) -> Term:
@@ -221,13 +225,13 @@ def _activations(load: Load) -> Term:
 
 def _judging(load: Load) -> Iterator[Term]:
     yield Term("activations", _passing(load) * load.heldout_batch, f"of one layer, {load.heldout_batch} at once")
-    yield _reordered(load, 1)
+    yield _reordered(load)
 
 
 def _sampling(load: Load) -> Iterator[tuple[Term, ...]]:
     """One picture: the denoiser's last step, and then the VAE that draws it."""
     one = _passing(load) * (2 if load.guided else 1)
-    yield _vae(load), Term("activations", one, "of one layer, nothing is kept"), _reordered(load, 1)
+    yield _vae(load), Term("activations", one, "of one layer, nothing is kept"), _reordered(load)
     yield _vae(load), _vae_at_work(load, 2 * load.vae_width)
 
 

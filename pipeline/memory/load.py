@@ -54,8 +54,10 @@ class Load:
     """Samples are drawn with and without the prompt in one batch."""
     heldout_batch: int = 0
     """Held-out pictures that go through the denoiser at once; 0: there is no such phase."""
-    weights_reordered: bool = False
-    """A convolution works on a copy of its weights in another order: oneDNN's, on a CPU."""
+    on_cpu: bool = False
+    """The libraries take of the same memory, and convolutions work on weights in oneDNN's order."""
+    leaves_gaps: bool = True
+    """The allocator keeps gaps between tensors; False where freed memory goes back at once."""
     context_bytes: int = 0
     """Of driver and kernels; on a CPU of the libraries."""
 

@@ -48,7 +48,7 @@ def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         vae_parameters=vae_parameters(settings, checkpoint),
         vae_bytes=compute_bytes,
         guided=settings.sample.guidance_scale > 1,
-        weights_reordered=on_cpu,
+        on_cpu=on_cpu,
         context_bytes=CONTEXT_BYTES[facts.machine.platform],
     )
     return replace(load, vae_width=sizes.vae_width or load.vae_width)
