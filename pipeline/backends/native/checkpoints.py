@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.files import flush_folder
 
 UNFINISHED = ".part"
+FILES = ("state.json", "trained.safetensors", "optimizer.safetensors")
 PATH_SEPARATOR = "/"
 GROUPS = "groups"
 """Stands before the values of the optimizer's groups; a weight's stand under its number."""
@@ -70,10 +71,14 @@ class Checkpoints:
         found = self._found()
         if not found:
             return None
-        state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(found[-1] / "trained.safetensors", device=str(device))
-        tensors = load_file(found[-1] / "optimizer.safetensors", device=str(device))
-        return Saved(int(state["step"]), weights, _join(tensors, state["optimizer"]), state["scaler"])
+        state, weights, tensors = (found[-1] / name for name in FILES)
+        read = (load_file(path, device=str(device)) for path in (weights, tensors))
+        return _saved(state.read_bytes(), *read)
+
+    def last_files(self) -> tuple[bytes, ...]:
+        """The newest checkpoint as it lies there, to be sent; nothing where there is none."""
+        found = self._found()
+        return tuple((found[-1] / name).read_bytes() for name in FILES) if found else ()
 
     def _found(self) -> list[Path]:
         whole = [path for path in sorted(self.folder.glob("step-*")) if not path.name.endswith(UNFINISHED)]
@@ -88,6 +93,19 @@ class Checkpoints:
             doomed = path.with_name(path.name + UNFINISHED)
             path.replace(doomed)
             shutil.rmtree(doomed)
+
+
+def saved_from(files: Sequence[bytes]) -> Saved | None:
+    """What `last_files` gave, maybe on another machine."""
+    if not files:
+        return None
+    state, weights, tensors = files
+    return _saved(state, load(weights), load(tensors))
+
+
+def _saved(state: bytes, weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> Saved:
+    said = json.loads(state)
+    return Saved(int(said["step"]), weights, _join(tensors, said["optimizer"]), said["scaler"])
 
 
 def _split(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

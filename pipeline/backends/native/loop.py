@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.captions import can_be_shuffled, caption_at
-from pipeline.backends.native.checkpoints import Checkpoints, Saved
+from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
 from pipeline.backends.native.heap import give_back, keep_nothing
 from pipeline.backends.native.job import NativeJob
@@ -352,7 +352,9 @@ def _last_checkpoint(training: Training) -> Saved | None:
     processes, checkpoints = training.processes, training.checkpoints
     if training.job.num_machines == 1:
         return checkpoints.read_last(processes.device)
-    return processes.from_first(checkpoints.read_last(torch.device("cpu")) if processes.first else None)
+    files = checkpoints.last_files() if processes.first else ()
+    sent = [processes.from_first(files[place] if files else b"") for place in range(len(FILES))]
+    return saved_from(sent if all(sent) else ())
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,6 @@ LAUNCHER_VARIABLES = (
     "MASTER_PORT",
     "FORK_LAUNCH_PARAMS",
 )
-
-
-T = TypeVar("T")
 
 
 class OtherProcesses(RunError):
@@ -69,11 +65,15 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
-    def from_first(self, value: T) -> T:
-        """The first process's value, in all; anything that can be pickled."""
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+    def from_first(self, data: bytes) -> bytes:
+        """The first process's bytes, in all. What others send is never unpickled."""
+        size = torch.tensor(len(data) if self.first else 0, device=self.device)
+        torch.distributed.broadcast(size, src=0)
+        box = torch.zeros(int(size), dtype=torch.uint8, device=self.device)
+        if self.first and data:
+            box.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        torch.distributed.broadcast(box, src=0)
+        return box.cpu().numpy().tobytes()
 
     @staticmethod
     def _sum(value: Tensor) -> Tensor:
@@ -96,12 +96,16 @@ def join_processes(job: NativeJob) -> Processes:
         raise OtherProcesses(started_otherwise(job.num_processes, state.num_processes))
     limit_memory(state.device)
     processes = Processes(state.device, state.process_index, state.num_processes)
-    if job.num_machines > 1 and processes.any(processes.from_first(job.fingerprint) != job.fingerprint):
+    if job.num_machines > 1 and not _agree(processes, job.fingerprint):
         raise RunError(
             "the machines were not told the same: settings, pictures, base model and torch must be alike on all, and"
             " the fingerprints at the end of `python run.py until=validate` be equal"
         )
     return processes
+
+
+def _agree(processes: Processes, text: str) -> bool:
+    return not processes.any(processes.from_first(text.encode()) != text.encode())
 
 
 def limit_memory(device: torch.device) -> None:
