@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.backends.native.job import can_be_shuffled
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
 from pipeline.records import Checkpoint, Facts
@@ -16,13 +17,13 @@ HELDOUT_BATCH = 8
 def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
     """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
     and VAE work in float32: they are loaded so. On a CPU freed memory goes back at once (heap.py)."""
-    stays = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
-    judged = facts.dataset is not None and bool(facts.dataset.heldout)
+    train, heldout = (facts.dataset.train, facts.dataset.heldout) if facts.dataset is not None else ((), ())
+    changing = any(can_be_shuffled(picture.caption, settings.train) for picture in (*train, *heldout))
     return replace(
         plain_load(settings, facts, checkpoint),
-        encoders_stay=stays,
+        encoders_stay=changing or settings.mode.text_encoder_lr > 0,
         encoder_bytes=4,
         vae_bytes=4,
-        heldout_batch=HELDOUT_BATCH if judged else 0,
+        heldout_batch=HELDOUT_BATCH if heldout else 0,
         leaves_gaps=facts.machine.platform != "cpu",
     )
