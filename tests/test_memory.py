@@ -8,6 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies
 
 from docs.memory_page import figures, shape_of, unaccounted
+from pipeline.backends.native.memory import native_load
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.load import Load
@@ -181,6 +182,17 @@ def test_a_device_whose_size_is_not_known_refuses_nothing() -> None:
     settings = golden_kohya.composed("flux_dev", "lora")
     plan = validate(settings, _facts(settings, total=0, free=4))
     assert any(warning.startswith("memory: ") for warning in plan.warnings)
+
+
+@pytest.mark.parametrize(("caption", "stays"), [("a cat", False), ("a cat, black, asleep", True)])
+def test_the_encoder_stays_only_for_captions_that_change(caption: str, stays: bool) -> None:
+    facts = given.facts()
+    dataset, checkpoint = facts.dataset, facts.checkpoint
+    assert dataset is not None and checkpoint is not None
+    pictures = tuple(replace(picture, caption=caption) for picture in dataset.train)
+    facts = replace(facts, dataset=replace(dataset, train=pictures, heldout=()))
+    settings = golden_kohya.sized(given.settings(train__shuffle_tags=True, train__keep_tags=1))
+    assert native_load(settings, facts, checkpoint).encoders_stay == stays
 
 
 def test_a_cpu_is_only_warned_of() -> None:

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pipeline.backends.native.batches import BatchOrder, bucket_side
-from pipeline.backends.native.captions import can_be_shuffled, caption_at
+from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
-from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart
+from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart, can_be_shuffled
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.processes import limit_memory
 from pipeline.backends.native.randomness import draw_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.backends.native.job import TrainPart
+from pipeline.backends.native.job import TrainPart, can_be_shuffled
 from pipeline.backends.native.randomness import plain_random
 
 
@@ -17,8 +17,3 @@ def caption_at(caption: str, train: TrainPart, *, seed: int, position: int, plac
     kept, rest = tags[: train.keep_tags], tags[train.keep_tags :]
     rng.shuffle(rest)
     return ", ".join([*kept, *rest])
-
-
-def can_be_shuffled(caption: str, train: TrainPart) -> bool:
-    """Whether its text changes from one time to the next, so that its embedding can't be kept."""
-    return train.shuffle_tags and caption.count(",") + 1 > train.keep_tags + 1

@@ -6,7 +6,7 @@ import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Literal, Protocol, Self, get_type_hints
 
 from pipeline.errors import UnreadableFile
 
@@ -142,3 +142,18 @@ def _parts(record: type[NativeJob], tables: dict[str, Any]) -> dict[str, Any]:
     network = tables.get("network")
     parts = {name: kinds[name](**tables[name]) for name in ("model", "optimizer", "train", "sample")}
     return {**tables, **parts, "network": None if network is None else NetworkPart(**network)}
+
+
+class Shuffling(Protocol):
+    """What of the settings, or of a job, says which captions change."""
+
+    @property
+    def shuffle_tags(self) -> bool: ...
+
+    @property
+    def keep_tags(self) -> int: ...
+
+
+def can_be_shuffled(caption: str, train: Shuffling) -> bool:
+    """Whether its text changes from one time to the next, so that its embedding can't be kept."""
+    return train.shuffle_tags and caption.count(",") + 1 > train.keep_tags + 1

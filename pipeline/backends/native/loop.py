@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.backends.native.batches import BatchOrder
-from pipeline.backends.native.captions import can_be_shuffled, caption_at
+from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
 from pipeline.backends.native.heap import give_back, keep_nothing
-from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.job import NativeJob, can_be_shuffled
 from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.backends.native.job import can_be_shuffled
 from pipeline.memory.host import Kept
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
@@ -17,11 +18,10 @@ HELDOUT_BATCH = 8
 def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
     """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
     and VAE work in float32: they are loaded so. On a CPU freed memory goes back at once (heap.py)."""
-    stays = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
     judged = facts.dataset is not None and bool(facts.dataset.heldout)
     return replace(
         plain_load(settings, facts, checkpoint),
-        encoders_stay=stays,
+        encoders_stay=_encoder_stays(settings, facts),
         encoder_bytes=4,
         vae_bytes=4,
         heldout_batch=HELDOUT_BATCH if judged else 0,
@@ -29,7 +29,13 @@ def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Loa
     )
 
 
-def native_kept(settings: Settings, _: Facts) -> Kept:
-    """In memory: pictures always, captions where neither they nor their encoder change (loop.py, _embeddings)."""
-    changing = settings.mode.text_encoder_lr > 0 or settings.train.shuffle_tags
-    return Kept("memory", "off" if changing else "memory", latent_copies=2)
+def native_kept(settings: Settings, facts: Facts) -> Kept:
+    """In memory: pictures always, captions where neither they nor their encoder change."""
+    return Kept("memory", "off" if _encoder_stays(settings, facts) else "memory", latent_copies=2)
+
+
+def _encoder_stays(settings: Settings, facts: Facts) -> bool:
+    """As loop.py, _embeddings, does it."""
+    pictures = () if facts.dataset is None else (*facts.dataset.train, *facts.dataset.heldout)
+    changing = any(can_be_shuffled(picture.caption, settings.train) for picture in pictures)
+    return changing or settings.mode.text_encoder_lr > 0
