@@ -25,6 +25,7 @@ from docs.memory_page import memory_tables
 from docs.memory_profiles_page import profiles_table
 from docs.models_page import model_tables
 from docs.optimizers_page import optimizer_table
+from docs.rules_page import rule_tables
 from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
 from pipeline.errors import Cause
@@ -342,6 +343,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "memory": lambda: memory_tables(table),
     "profiles_memory": lambda: profiles_table(table),
     "optimizers": lambda: optimizer_table(table),
+    "rules": lambda: rule_tables(table),
 }
 
 if __name__ == "__main__":

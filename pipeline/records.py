@@ -261,6 +261,21 @@ class PredictedMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparableRate:
+    """The learning rate as recipes can be compared by it: of an adapter lr x alpha / rank, of a finetune lr."""
+
+    value: float
+    """In AdamW's terms."""
+    factor: float
+    """By which optimizer.lr is multiplied to get there."""
+    low: float
+    """Most recipes for the model lie between this and `high`."""
+    high: float
+    made_of: str
+    """In words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Settings and facts, proven runnable: every automatic choice made, its reason kept."""
 
@@ -282,6 +297,8 @@ class Plan:
     checkout: Checkout | None = None
     memory: PredictedMemory | None = None
     """None where there is no estimate."""
+    rate: ComparableRate | None = None
+    """None where the optimizer finds its own, or nothing can be said of it."""
 
 
 @dataclass(frozen=True, slots=True)

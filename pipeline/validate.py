@@ -25,6 +25,8 @@ from pipeline.checks.limits import out_of_range
 from pipeline.checks.machines import machines_choice, machines_problems
 from pipeline.checks.networks import network_problems
 from pipeline.checks.optimizers import removed_arguments
+from pipeline.checks.rates import comparable_rate, rate_warnings
+from pipeline.checks.recipes import recipe_warnings
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
@@ -395,6 +397,7 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         ),
         checkout=facts.checkout,
         memory=None if memory is None else memory.as_measured(facts.machine.platform),
+        rate=comparable_rate(settings),
     )
     own_choices = tuple(backend.choices(plan, facts))
     return replace(plan, fingerprint=fingerprint(plan, asked), choices=(*plan.choices, *own_choices))
@@ -459,6 +462,8 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     if against:
         yield f"model.trust_header=false: {against}"
     yield from family_warnings(settings)
+    yield from rate_warnings(settings)
+    yield from recipe_warnings(settings, dataset)
 
 
 def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:

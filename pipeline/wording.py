@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.records import Choice, Facts, Job, Machine, Outcome, Plan, PredictedMemory
+from pipeline.records import Choice, ComparableRate, Facts, Job, Machine, Outcome, Plan, PredictedMemory
 from pipeline.settings import decided
 
 
@@ -82,6 +82,7 @@ def plan_lines(plan: Plan) -> list[str]:
         ("mode", settings.mode.name),
         ("network", adapter),
         ("optimizer", f"{settings.optimizer.name}, learning rate {settings.optimizer.lr:g}"),
+        *((("comparable", rate_words(plan.rate)),) if plan.rate is not None else ()),
         ("steps", f"{plan.steps}, {plan.warmup_steps} of them warm-up, {train.scheduler.value}"),
         ("batch", f"{decided(train.batch_size)} x {decided(train.accumulation_steps)} x {plan.num_processes}"),
         ("resolution", f"{train.resolution_px} px"),
@@ -89,6 +90,11 @@ def plan_lines(plan: Plan) -> list[str]:
         ("prompts", str(len(plan.sample_prompts))),
         ("fingerprint", plan.fingerprint[:12]),
     )
+
+
+def rate_words(rate: ComparableRate) -> str:
+    """optimizer.lr=0.0001 x network.alpha=8 / network.rank=16 = 5e-05, usual 3e-05 to 0.00025."""
+    return f"{rate.made_of} = {rate.value:.3g}, usual {rate.low:g} to {rate.high:g}"
 
 
 def job_lines(job: Job) -> list[str]:

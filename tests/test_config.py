@@ -44,9 +44,10 @@ def groups() -> list[str]:
 
 
 def choices() -> Iterator[tuple[str, str]]:
-    """Every option of every group, in every mode that has it; but for those that `runs` goes through."""
-    for group in sorted({*groups()} - {"model", "profile", "hardware"}):
-        modes = {"network": ["lora"], "mode": [""], "experiment": [""]}.get(group, options("mode"))
+    """Every option of every group, in every mode that has it; but for those that `runs` goes through, and whole
+    examples (tests/test_experiments.py)."""
+    for group in sorted({*groups()} - {"model", "profile", "hardware", "experiment"}):
+        modes = {"network": ["lora"], "mode": [""]}.get(group, options("mode"))
         yield from ((mode, f"{group}={option}") for mode, option in product(modes, options(group)))
 
 

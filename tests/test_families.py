@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
-from pipeline.families import Known
-from pipeline.settings import PROJECT, Algorithm, Settings
+from pipeline.families import Known, PartKind
+from pipeline.settings import PROJECT, Settings
 from tests import given
 
 CONF = PROJECT / "conf" / "model"
@@ -125,6 +125,19 @@ def test_zero_terminal_snr_has_no_noise_offset(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MODELS if not known(name).text.trainable])
 def test_text_encoders_that_nobody_trains_have_no_rate(name: str) -> None:
     assert "mode.text_encoder_lr" in {fixed.key for fixed in known(name).fixed}
+
+
+CLIPS = {"clip_l", "clip_g", "openclip_h"}
+READS_TAGS_TOO = {"anima"}
+"""It is spoken to in Danbooru tags as well."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tags_are_shuffled_for_those_that_read_tags(name: str) -> None:
+    families = {part.family for part in known(name).parts.values() if part.kind is PartKind.text_encoder}
+    reads_sentences = bool(families - CLIPS) and name not in READS_TAGS_TOO
+    problems = [problem.fix for problem in fixed_problems(chosen(name, train__shuffle_tags=True))]
+    assert problems == ["train.shuffle_tags=false"] * reads_sentences
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -266,48 +279,3 @@ def test_the_demo_warns_of_nothing(mode: str) -> None:
 def test_unusual_sizes_are_told(asked: int, word: str) -> None:
     warnings = list(family_warnings(chosen("sdxl", train__resolution_px=asked)))
     assert any(word in warning and "1024 is its own" in warning for warning in warnings)
-
-
-def lora(rank: int, alpha: float, lr: float, **values: object) -> Settings:
-    settings = chosen("flux_dev", "lora", network__rank=rank, network__alpha=alpha, network__algo=Algorithm.lora)
-    for name, value in {"optimizer.lr": lr, "train.resolution_px": 1024, **values}.items():
-        _set(settings, name.replace("__", "."), value)
-    return settings
-
-
-@pytest.mark.parametrize(("rank", "alpha", "lr"), [(16, 16, 2e-5), (16, 16, 2e-4), (32, 16, 1e-4), (16, 1, 1e-3)])
-def test_usual_rates_are_not_told(rank: int, alpha: float, lr: float) -> None:
-    assert list(family_warnings(lora(rank, alpha, lr))) == []
-
-
-def test_an_unusual_rate_is_told_with_one_that_is_usual() -> None:
-    (warning,) = family_warnings(lora(16, 1, 1e-4))
-    assert "6.3e-06" in warning
-    assert "0.00032 to 0.0032" in warning
-    assert "FLUX.1 [dev]" in warning
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"optimizer__target": "torch.optim.SGD"},
-        {"optimizer__target": "prodigyopt.Prodigy"},
-        {"optimizer__target": "dadaptation.DAdaptAdam"},
-        {"network__algo": Algorithm.ia3},
-        {"network__args": {"rs_lora": True}},
-    ],
-    ids=str,
-)
-def test_rates_that_mean_something_else_are_not_judged(values: dict[str, object]) -> None:
-    assert list(family_warnings(lora(16, 16, 1.0, **values))) == []
-
-
-@pytest.mark.parametrize(("lr", "count"), [(1e-7, 1), (1e-6, 0), (5e-6, 0), (1e-4, 1)])
-def test_unusual_rates_of_finetunes_are_told(lr: float, count: int) -> None:
-    settings = chosen("sd15", "finetune", optimizer__lr=lr, train__resolution_px=512)
-    assert len(list(family_warnings(settings))) == count
-
-
-def test_a_model_without_a_band_for_finetunes_is_not_judged() -> None:
-    settings = chosen("hunyuan_image21", "finetune", optimizer__lr=1.0, train__resolution_px=1024)
-    assert list(family_warnings(settings)) == []

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.backends.kohya import manifest, rules, scripts
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
+from pipeline.backends.kohya.rules.recipes import USUAL as USUAL_FIGURES
 from pipeline.backends.kohya.support import Script
 from pipeline.backends.kohya.translation import script_for
 from pipeline.settings import PROJECT, Algorithm
@@ -47,8 +48,6 @@ class Case:
         whole = {**self.wrong, **self.right}
         return {name: value for name, value in whole.items() if value is not None}
 
-
-SIZED_LOHA = {**LYCORIS, "network_dim": 64, "network_alpha": 8}
 
 CASES: Mapping[str, Case] = {
     "captions_behind_a_cache": Case(
@@ -97,6 +96,12 @@ CASES: Mapping[str, Case] = {
         {"optimizer_type": "prodigyopt.Prodigy", "unet_lr": 1.0, "text_encoder_lr": 0.5},
         "mode.text_encoder_lr",
         {"text_encoder_lr": 1.0},
+    ),
+    "uneven_adapting_rates": Case(
+        "train_network.py",
+        {**PRODIGY, "unet_lr": 1.0, "network_args": {"loraplus_lr_ratio": 4.0}},
+        "backend.network_args.loraplus_lr_ratio",
+        {"network_args": {}},
     ),
     "schedule_free_weights": Case("sdxl_train.py", FREE, "optimizer.target", {"optimizer_type": "AdamW8bit"}),
     "scheduler_names": Case(
@@ -213,15 +218,6 @@ CASES: Mapping[str, Case] = {
     ),
 }
 ADVISED: Mapping[str, Case] = {
-    "wide_networks": Case(
-        "train_network.py", {**SIZED_LOHA, "network_args": {"algo": "loha"}}, "network.rank=64", {"network_dim": 32}
-    ),
-    "strong_loha": Case(
-        "train_network.py",
-        {**LYCORIS, "network_dim": 16, "network_alpha": 16.0, "network_args": {"algo": "loha"}},
-        "network.alpha=16",
-        {"network_alpha": 8.0},
-    ),
     "full_lokr": Case(
         "train_network.py",
         {**LYCORIS, "network_dim": 10_000, "network_args": {"algo": "lokr"}},
@@ -249,7 +245,73 @@ ADVISED: Mapping[str, Case] = {
         "train.caption_dropout=0",
         {"cache_text_encoder_outputs": True},
     ),
+    "unusual_figures": Case(
+        "sdxl_train_network.py", {"ip_noise_gamma": 0.3}, "backend.args.ip_noise_gamma=0.1", {"ip_noise_gamma": 0.1}
+    ),
+    "unlike_the_family": Case(
+        "flux_train_network.py",
+        {"guidance_scale": 3.5},
+        "backend.args.guidance_scale=1",
+        {"guidance_scale": 1.0},
+    ),
+    "weighed_twice": Case(
+        "train_network.py",
+        {"min_snr_gamma": 5.0, "debiased_estimation_loss": True},
+        "train.min_snr_gamma=null",
+        {"min_snr_gamma": None},
+    ),
 }
+
+
+FIGURES: Mapping[str, tuple[str, Mapping[str, object], tuple[float, ...], tuple[float, ...]]] = {
+    "ip_noise_gamma": ("train_network.py", {}, (0.05, 0.1), (0.2,)),
+    "multires_noise_discount": (
+        *("train_network.py", {"multires_noise_iterations": 6}),
+        *((0.1, 0.3, 0.4), (0.05, 0.8)),
+    ),
+    "discrete_flow_shift": ("flux_train_network.py", {"timestep_sampling": "shift"}, (0.5, 3.1582, 8.0), (0.1, 12.0)),
+    "training_shift": ("sd3_train_network.py", {}, (0.5, 1.0, 8.0), (0.1, 12.0)),
+    "scale_weight_norms": ("flux_train_network.py", {}, (3.0, 5.0), (1.0,)),
+}
+"""Argument -> a script, what it is read beside, usual values and others."""
+
+
+def told_of(name: str, value: float) -> list[str]:
+    """But for what a family of its own has to say."""
+    script, beside, _, _ = FIGURES[name]
+    values: dict[str, object] = {**beside, name: value}
+    whole = asked(script, **values)  # type: ignore[arg-type]
+    return [line for line in rule_warnings(whole) if "usual is" in line]
+
+
+def test_every_figure_of_sd_scripts_is_tried() -> None:
+    assert set(FIGURES) == {usual.argument for usual in USUAL_FIGURES}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_outside_of_what_recipes_use_are_told_with_one_inside(name: str) -> None:
+    for value in FIGURES[name][2]:
+        assert told_of(name, value) == []
+    for value in FIGURES[name][3]:
+        (line,) = told_of(name, value)
+        assert line.startswith(f"backend.args.{name}={value}: usual is ")
+        assert told_of(name, float(line.rpartition("=")[2])) == []
+
+
+def test_weights_of_a_unet_may_be_held_short() -> None:
+    assert list(rule_warnings(asked("train_network.py", scale_weight_norms=1.0))) == []
+
+
+def test_chroma_is_trained_without_guidance() -> None:
+    chroma = replace(asked("flux_train_network.py", guidance_scale=3.5), settings=settings_for("chroma"))
+    assert any("Chroma is trained with 0 (" in line for line in rule_warnings(chroma))
+
+
+@pytest.mark.parametrize("optimizer", ["Prodigy", "AdamW8bit"])
+def test_two_rates_by_lora_plus_are_for_optimizers_that_take_two(optimizer: str) -> None:
+    values = {"optimizer_type": optimizer, "network_train_unet_only": True, "unet_lr": 1.0}
+    told = keys("train_network.py", **values, network_args={"loraplus_unet_lr_ratio": 16})
+    assert told == ["backend.network_args.loraplus_unet_lr_ratio"] * (optimizer == "Prodigy")
 
 
 def test_every_rule_has_a_case() -> None:

@@ -334,6 +334,18 @@ def test_finetune_is_told_in_the_name(place: Place) -> None:
     assert (description.name, description.tags["network"]) == ("style demo ft", "none")
 
 
+def test_the_comparable_rate_is_a_param(place: Place) -> None:
+    """lr x alpha / rank, of recipes that would differ in all three."""
+    typed = ("optimizer.lr=2e-3", "network.rank=32", "network.alpha=8")
+    params = describe(plan_for(place, *typed), job_for(place), command="", began=0, mask=Masker({})).params
+    assert float(params["plan.lr_times_scale"]) == 5e-4
+
+
+def test_a_rate_that_can_not_be_compared_is_no_param(place: Place) -> None:
+    plan = replace(plan_for(place), rate=None)
+    assert "plan.lr_times_scale" not in describe(plan, job_for(place), command="", began=0, mask=Masker({})).params
+
+
 def test_jobs_of_a_sweep_share_a_tag(place: Place) -> None:
     sweep = place.dir / "multirun" / "2026-01-31" / "10-00-00_style-1a2b"
     (sweep / "3").mkdir(parents=True)

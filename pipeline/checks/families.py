@@ -1,4 +1,4 @@
-"""What is asked for against what is known of the model: settings with one right value, files beside it, usual rates."""
+"""What is asked for against what is known of the model: settings with one right value, files beside it, usual sizes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import Problem, did_you_mean
-from pipeline.families import LearningRates, PartKind
-from pipeline.settings import Algorithm, Settings
+from pipeline.families import PartKind
+from pipeline.settings import Settings
 
-LIKE_LORA = {Algorithm.lora, Algorithm.locon, Algorithm.dora, Algorithm.dylora, Algorithm.tlora}
-"""The algorithms whose recipes the bands are made of; alpha / rank means something else, or nothing, to the others."""
 KIND_WORDS = {PartKind.text_encoder: "text encoder", PartKind.vae: "VAE"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)+")
 WEIGHTS = (".safetensors", ".sft", ".gguf", ".bin", ".pt", ".ckpt")
-ROUNDING = 1e-9
-"""Rates that are the end of a band in decimal may lie beside it in binary."""
 
 
 def fixed_problems(settings: Settings) -> Iterator[Problem]:
@@ -98,12 +94,6 @@ def _may_be_hub_id(value: str) -> bool:
 
 def family_warnings(settings: Settings) -> Iterator[str]:
     """What is unusual for the model, and is sometimes meant."""
-    yield from _resolution_warnings(settings)
-    yield from _adapter_rate_warnings(settings)
-    yield from _finetune_rate_warnings(settings)
-
-
-def _resolution_warnings(settings: Settings) -> Iterator[str]:
     known, asked = settings.model.known, settings.train.resolution_px
     low, high = known.resolution.min_px, known.resolution.max_px
     if low <= asked <= high:
@@ -111,49 +101,3 @@ def _resolution_warnings(settings: Settings) -> Iterator[str]:
     side = f"smaller than {low}" if asked < low else f"larger than {high}"
     told = f"train.resolution_px={asked} is {side}: {known.title} is known to train with {low} to {high} px"
     yield f"{told}, and {known.resolution.native_px} is its own size"
-
-
-def _adapter_rate_warnings(settings: Settings) -> Iterator[str]:
-    """Under Adam an adapter's first steps are in proportion to lr x alpha / rank, so that is what recipes share."""
-    network = settings.network
-    if network is None or network.algo not in LIKE_LORA or network.args.get("rs_lora"):
-        return
-    if not _steps_like(settings, "Adam"):
-        return
-    rates, scale = settings.model.known.learning_rates, network.alpha / network.rank
-    strength = settings.optimizer.lr * scale
-    if _inside(strength, rates.lora_low, rates.lora_high):
-        return
-    yield (
-        f"optimizer.lr={settings.optimizer.lr:g} x network.alpha={network.alpha:g} / network.rank={network.rank}"
-        f" = {strength:.2g} lies outside of what most recipes for {settings.model.known.title} use,"
-        f" {rates.lora_low:g} to {rates.lora_high:g}; with this alpha and rank that is an optimizer.lr of"
-        f" {rates.lora_low / scale:.2g} to {rates.lora_high / scale:.2g}"
-    )
-
-
-def _finetune_rate_warnings(settings: Settings) -> Iterator[str]:
-    rates, lr = settings.model.known.learning_rates, settings.optimizer.lr
-    band = _finetune_band(rates)
-    if settings.network is not None or band is None or not _steps_like(settings, "Adam", "Adafactor"):
-        return
-    if not _inside(lr, *band):
-        yield (
-            f"optimizer.lr={lr:g} lies outside of what most finetunes of {settings.model.known.title} use,"
-            f" {band[0]:g} to {band[1]:g}"
-        )
-
-
-def _finetune_band(rates: LearningRates) -> tuple[float, float] | None:
-    low, high = rates.finetune_low, rates.finetune_high
-    return None if low is None or high is None else (low, high)
-
-
-def _inside(value: float, low: float, high: float) -> bool:
-    return low * (1 - ROUNDING) <= value <= high * (1 + ROUNDING)
-
-
-def _steps_like(settings: Settings, *kinds: str) -> bool:
-    """Whether the optimizer's class is of these kinds. D-Adaptation finds its own rate, whatever it adapts."""
-    name = settings.optimizer.target.rpartition(".")[2]
-    return any(kind in name for kind in kinds) and not name.startswith("DAdapt")

@@ -114,12 +114,14 @@ def _short_name(plan: Plan) -> str:
 
 
 def _params(plan: Plan, mask: Masker) -> dict[str, str]:
-    decided = {
+    decided: dict[str, object] = {
         "plan.steps": plan.steps,
         "plan.warmup_steps": plan.warmup_steps,
         "plan.precision": plan.precision,
         "plan.num_processes": plan.num_processes,
     }
+    if plan.rate is not None:
+        decided["plan.lr_times_scale"] = float(f"{plan.rate.value:.6g}")
     asked = plan.settings.flat()
     values = {name: MASK if looks_secret(name) else mask(_text(value)) for name, value in {**asked, **decided}.items()}
     return {key_of(name): value[:MAX_PARAM_LENGTH] for name, value in values.items()}

@@ -174,7 +174,6 @@ def kohya_warnings(settings: Settings, facts: Facts) -> Iterator[str]:
     """What may be meant, and is more often a mistake."""
     script = _script(settings, facts)
     yield from _checkout_warnings(script, facts.checkout)
-    yield from _overridden(settings)
     yield from rule_warnings(script.asked())
     if settings.network is None and facts.dataset is not None and facts.dataset.heldout:
         yield f"{script.name} measures no held-out loss: the pictures that are held out are only not trained on"
@@ -515,11 +514,3 @@ def _changes(script: Script) -> dict[str, int]:
     found = differences(load().parsers[script.name], script.parser)
     kinds = [each.kind for each in found]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
-
-
-def _overridden(settings: Settings) -> Iterator[str]:
-    """What is known to suit the family, and was set otherwise."""
-    family, passed = settings.model.known.kohya.arguments, settings.backend.args
-    for name in family.keys() & passed.keys():
-        if family[name] != passed[name]:
-            yield f"backend.args.{name}={passed[name]}: {settings.model.known.title} is trained with {family[name]}"

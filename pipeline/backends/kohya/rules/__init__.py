@@ -14,9 +14,7 @@ from pipeline.backends.kohya.rules.advice import (
     narrow_weights,
     noise_on_noise,
     restless_encoders,
-    strong_loha,
     unusual_terminal_snr,
-    wide_networks,
 )
 from pipeline.backends.kohya.rules.attention import attention_without_gradient, chroma_padding
 from pipeline.backends.kohya.rules.caches import (
@@ -35,9 +33,11 @@ from pipeline.backends.kohya.rules.optimizers import (
     one_adapting_rate,
     optimizer_names,
     schedule_free_weights,
+    uneven_adapting_rates,
     written_arguments,
 )
 from pipeline.backends.kohya.rules.predictions import kind_of_prediction, terminal_snr, v_parameterization
+from pipeline.backends.kohya.rules.recipes import unlike_the_family, unusual_figures, weighed_twice
 from pipeline.backends.kohya.rules.schedules import (
     epochs,
     scheduler_arguments,
@@ -81,7 +81,7 @@ def rule_warnings(asked: Asked) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     *(captions_behind_a_cache, text_encoders_behind_a_cache, t5_behind_a_cache, pictures_behind_a_cache),
     *(optimizer_names, written_arguments, fused_steps, adafactor_steps, adapting_rates, one_adapting_rate),
-    *(schedule_free_weights, scheduler_names, scheduler_arguments, warm_up, unused_schedules),
+    *(uneven_adapting_rates, schedule_free_weights, scheduler_names, scheduler_arguments, warm_up, unused_schedules),
     *(kind_of_prediction, v_parameterization, terminal_snr, huber_threshold),
     *(flow_timesteps, flow_weighting, timestep_range),
     *(swapped_blocks, precision, halved_weights, epochs, attention_without_gradient, masks, chroma_padding),
@@ -89,6 +89,6 @@ RULES: tuple[Rule, ...] = (
     *(never_read, missing_companion, ignored_beside, refused_together),
 )
 ADVICE: tuple[Advice, ...] = (
-    *(wide_networks, strong_loha, full_lokr, noise_on_noise, unusual_terminal_snr),
-    *(narrow_weights, restless_encoders),
+    *(full_lokr, noise_on_noise, unusual_terminal_snr, narrow_weights, restless_encoders),
+    *(unusual_figures, unlike_the_family, weighed_twice),
 )

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.rules.reading import algorithm_of, is_on, number_of
 from pipeline.backends.kohya.rules.wording import line_of
 from pipeline.backends.kohya.scripts import ADAPTERS, CHECKPOINTS, FLOW, FLUX, HUNYUAN, NOISE, SD3
 
-WIDEST: Mapping[str, int] = {"locon": 64, "loha": 32}
 LOKR_FULL = 10_000
-
-
-def wide_networks(asked: Asked) -> Iterator[str]:
-    """LyCORIS' own guidelines: above these, runs end in NaN."""
-    algorithm, dim = algorithm_of(asked)[1], number_of(asked.value("network_dim"))
-    widest = WIDEST.get(algorithm)
-    if widest is not None and dim is not None and dim > widest:
-        told = f"{asked.key('network_dim')}={dim:g}: {algorithm} is unstable above {widest} and may end in NaN"
-        yield f"{told}; up to {asked.key('network_dim')}={widest} is usual"
-
-
-def strong_loha(asked: Asked) -> Iterator[str]:
-    """The product of two products is large as it is."""
-    dim, alpha = number_of(asked.value("network_dim")), number_of(asked.value("network_alpha"))
-    if algorithm_of(asked)[1] == "loha" and dim is not None and alpha is not None and alpha > dim / 2:
-        told = f"{asked.key('network_alpha')}={alpha:g}: more than half of {asked.key('network_dim')}={dim:g}"
-        yield f"{told} makes loha unstable; {asked.key('network_alpha')}={dim / 2:g} is usual"
 
 
 def full_lokr(asked: Asked) -> Iterator[str]:

@@ -12,13 +12,14 @@ from pipeline.backends.kohya.rules.reading import (
     is_schedule_free,
     is_true,
     learning_rates,
+    network_key,
     number_of,
     optimizer_of,
     pairs_of,
     texts_of,
 )
 from pipeline.backends.kohya.rules.unread import is_unusable
-from pipeline.backends.kohya.rules.wording import line_of, problem_of, switched_off
+from pipeline.backends.kohya.rules.wording import line_of, problem_of, spelt, switched_off
 from pipeline.backends.kohya.scripts import CHECKPOINTS, SD_CHECKPOINTS, SDXL
 from pipeline.errors import Problem, did_you_mean
 
@@ -141,6 +142,22 @@ def one_adapting_rate(asked: Asked) -> Iterator[Problem]:
         told = ", ".join(f"{rate:g}" for rate in sorted(different))
         fix = f"{asked.key(name)}={max(by_name[first], default=1.0):g}"
         yield problem_of(asked, name, f"{optimizer} takes one learning rate for all, or 0; these are {told}", fix)
+
+
+LORA_PLUS = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+
+
+def uneven_adapting_rates(asked: Asked) -> Iterator[Problem]:
+    """LoRA+ gives half of the matrices a rate of their own (networks/lora.py, arXiv 2402.12354)."""
+    class_name = optimizer_of(asked).rpartition(".")[2].lower()
+    if not (class_name == "prodigy" or class_name.startswith("dadapt")):
+        return
+    for name in LORA_PLUS:
+        ratio = number_of(asked.network_args.get(name))
+        if ratio and ratio != 1:
+            key = network_key(asked, name)
+            reason = f"{optimizer_of(asked)} takes one learning rate for all, and LoRA+ trains half of the matrices at"
+            yield Problem(key, spelt(asked.network_args[name]), f"{reason} {ratio:g} times of it", f"leave {key} out")
 
 
 def schedule_free_weights(asked: Asked) -> Iterator[Problem]:
