@@ -325,7 +325,9 @@ class Memory:
 @dataclass
 class Train:
     max_steps: Optional[int]
-    """Optimizer updates; null: from `samples_per_image`."""
+    """Optimizer updates; null: from `epochs`, or else from `samples_per_image`."""
+    epochs: Optional[float]
+    """Passes over the pictures, in place of `max_steps`; null: from `samples_per_image`."""
     samples_per_image: int
     """How often each picture is seen, before floor and cap."""
     samples_floor: int
