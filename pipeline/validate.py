@@ -101,9 +101,9 @@ def validate(
     *,
     typed: Collection[str] = (),
 ) -> Plan:
-    """The plan, with every automatic choice made; settings that the user `typed` are not adapted. Raises
-    InvalidSettings with all problems at once; the optimizer is tried when there are no others, or taken on trust where
-    there is no `trial_on`."""
+    """The plan, with every automatic choice made; the warm-up that the user `typed` is not cut. Raises InvalidSettings
+    with all problems at once; the optimizer is tried when there are no others, or taken on trust where there is no
+    `trial_on`."""
     most_blocks = BACKENDS[settings.backend.name]().most_blocks(settings)
     _raise_any([*facts.problems, *_problems(first_candidate(settings, most_blocks), facts)])
     checkpoint, dataset = facts.checkpoint, facts.dataset
@@ -474,7 +474,18 @@ def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------- fingerprint
 
 NOT_IN_THE_WEIGHTS = (
-    *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "memory.", "backend.weights_name"),
+    *(
+        "until",
+        "explain",
+        "resume",
+        "tracking.",
+        "sample.",
+        "data.",
+        "profile.",
+        "hardware.",
+        "memory.",
+        "backend.weights_name",
+    ),
     *("optimizer.fallback", "optimizer.falls_back_to"),
     *("backend.root", "backend.python", "backend.cache_", "backend.stale_cache"),
     *(
