@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from pipeline import composition, mistakes, settings
 from pipeline.errors import RunError, Stopped
+from pipeline.origins import origins_of
 
 TYPED = tuple(sys.argv[1:])
 """The command line as it was typed: sys.argv is completed before Hydra reads it."""
@@ -42,7 +43,9 @@ def main(config: DictConfig) -> None:
         sys.stdout.write(f"\njob {job.job.num}: {shlex.join(job.overrides.task)}\n")
         sys.stdout.flush()
     try:
-        ending = runner.run(settings.from_config(config), run_dir, command=command)
+        asked = settings.from_config(config)
+        origins = origins_of(composition.made_of(config, job, TYPED), asked)
+        ending = runner.run(asked, run_dir, command=command, origins=origins)
         if ending is not None and ending.error is not None:
             raise ending.error
     except Stopped as stopped:

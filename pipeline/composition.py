@@ -1,20 +1,26 @@
-"""The border with Hydra's command line: what is typed is completed before Hydra reads it."""
+"""The border with Hydra: what is typed is completed before Hydra reads it, and what it composed is told apart."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import InvalidSettings, Problem, UnreadableFile
 from pipeline.mistakes import problems_of, refusal
+from pipeline.origins import Composition, File, Override, Source, file_source, typed_source
 from pipeline.overrides import apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
+
+if TYPE_CHECKING:
+    from hydra._internal.defaults_list import DefaultsList
+    from hydra.conf import HydraConf
 
 PURPOSES = ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
 """Flags of which only one can stand in a command."""
@@ -118,3 +124,73 @@ def _resolve_flag(argv: Sequence[str]) -> list[str]:
     pairs = set(pairwise(argv))
     shows_job = any((flag, "job") in pairs for flag in ("--cfg", "-c")) or "--cfg=job" in argv
     return ["--resolve"] if shows_job and "--resolve" not in argv else []
+
+
+# --------------------------------------------------------------------------------------------------- what is composed
+
+COMPLETED = {
+    "model": Source("decided", "model.path", "the family that the header of model.path shows"),
+    "data": Source("decided", "data.dir", "pictures of a folder of yours"),
+}
+"""Groups whose option `complete` adds."""
+
+
+def made_of(config: DictConfig, hydra: HydraConf, typed: Sequence[str]) -> Composition:
+    """The files and overrides that Hydra made `config` of, by its own list. `hydra` is its own configuration; what is
+    not in `typed` was added by `complete`. To be called while Hydra is initialised, in a job or after `compose`."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    texts = [*hydra.overrides.hydra, *hydra.overrides.task]
+    loader = GlobalHydra.instance().config_loader()
+    composed = loader.compute_defaults_list(hydra.job.config_name, texts, RunMode.RUN)
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    files = list(_files(folders, composed))
+    return Composition(
+        files=files,
+        overrides=_overrides(composed),
+        options=dict(_options(composed, files, hydra, typed)),
+        raw=cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)),
+    )
+
+
+def _files(folders: Sequence[Path], composed: DefaultsList) -> Iterator[File]:
+    """Hydra takes a file from the first folder that has it; what is in none is a schema."""
+    for default in composed.defaults:
+        name = default.config_path
+        path = next((each for folder in folders if (each := folder / f"{name}.yaml").is_file()), None)
+        if path is not None and name is not None and not name.startswith("hydra/"):
+            yield File(path, name, "" if default.package in (None, "_global_") else str(default.package))
+
+
+def _overrides(composed: DefaultsList) -> list[Override]:
+    """Of values, in the order in which the later beats the earlier."""
+    from omegaconf._utils import split_key
+
+    return [
+        Override(".".join(split_key(each.key_or_group)), each.value(), each.input_line or "")
+        for each in composed.config_overrides
+        if not each.is_delete() and not each.key_or_group.startswith("hydra.")
+    ]
+
+
+def _options(
+    composed: DefaultsList, files: Sequence[File], hydra: HydraConf, typed: Sequence[str]
+) -> Iterator[tuple[str, Source]]:
+    """Groups, and who chose their option: what was typed, an experiment, or the file of the whole configuration."""
+    sources = {file.name: file_source(file) for file in files}
+    whole = sources[str(hydra.job.config_name)]
+    for group in hydra.runtime.choices:
+        override = composed.overrides.override_metadata.get(group)
+        if override is None:
+            yield group, whole
+        elif override.external_override:
+            yield group, _option_source(group, hydra.overrides.task, typed)
+        else:
+            yield group, sources.get(override.containing_config_path or "", whole)
+
+
+def _option_source(group: str, overrides: Sequence[str], typed: Sequence[str]) -> Source:
+    text = next(each for each in reversed(overrides) if each.lstrip("+").partition("=")[0] == group)
+    by_user = chosen(group, typed) not in ((None, "auto") if group == "model" else (None,))
+    return typed_source(text) if by_user or group not in COMPLETED else COMPLETED[group]

@@ -246,6 +246,23 @@ class Choice:
     reason: str
 
 
+Layer = Literal["command line", "experiment", "profile", "model", "group", "default", "environment", "decided"]
+"""Who gave a setting its value: of the files by their place in conf/; decided: this program, by what is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a setting is, and where that comes from."""
+
+    key: str
+    value: object
+    layer: Layer
+    source: str
+    """The file and the row, or what was typed."""
+    reason: str
+    """The comment beside it, or why it was decided so; empty where nothing tells."""
+
+
 @dataclass(frozen=True, slots=True)
 class PredictedMemory:
     """The estimate, of what the trainer will measure: on a card its tensors, without the driver's context and the
@@ -299,6 +316,8 @@ class Plan:
     """None where there is no estimate."""
     rate: ComparableRate | None = None
     """None where the optimizer finds its own, or nothing can be said of it."""
+    origins: tuple[Origin, ...] = ()
+    """Of every setting and every choice; empty where nobody told."""
 
 
 @dataclass(frozen=True, slots=True)

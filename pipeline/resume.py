@@ -29,7 +29,17 @@ ORPHAN_SECONDS = 60.0
 """How long a trainer whose runner was killed may take to see it and to end."""
 
 LEFT_BY_A_RUN = (
-    *(JOURNAL, outcome.FILE_NAME, "tracking.json", "config.yaml", "plan.json", "job", "checkpoints", "samples"),
+    *(
+        JOURNAL,
+        outcome.FILE_NAME,
+        "tracking.json",
+        "config.yaml",
+        "plan.json",
+        "explain.json",
+        "job",
+        "checkpoints",
+        "samples",
+    ),
     *("weights", "logs", "*.log", "*.png", "*.safetensors", "*.part"),
 )
 

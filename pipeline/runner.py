@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from pipeline import wording
+from pipeline import explanation, wording
 from pipeline.display import Display, open_display
-from pipeline.errors import Cause, RunError
+from pipeline.errors import Cause, InvalidSettings, RunError
 from pipeline.files import write_text
 from pipeline.journal import Journal
 from pipeline.outcome import has_outcome, recorded, write_outcome
-from pipeline.records import Ending, Event, Facts, Job, Kind, Outcome, Plan
+from pipeline.records import Ending, Event, Facts, Job, Kind, Origin, Outcome, Plan
 from pipeline.resume import Claim, claimed, locked
 from pipeline.settings import Resume, Settings, Until, plain
 
@@ -68,27 +70,52 @@ class Notes:
         return result
 
 
-def run(settings: Settings, run_dir: Path, *, command: str) -> Ending | None:
-    """Runs the stages up to `settings.until`; None unless that is the last. Raises RunError for what keeps a run from
-    starting; how a training ended is in the Ending, its error too."""
+def run(settings: Settings, run_dir: Path, *, command: str, origins: Sequence[Origin] = ()) -> Ending | None:
+    """Runs the stages up to `settings.until`; None unless that is the last. `origins` tell where the settings come
+    from. Raises RunError for what keeps a run from starting; how a training ended is in the Ending, its error too."""
     began = time.time()
+    until = _until(settings, origins)
     with open_display() as display:
         notes = Notes(display)
         facts = _detect(settings, run_dir, notes)
-        if settings.until is Until.detect:
+        if until is Until.detect:
             display.say(wording.facts_lines(facts))
             return None
-        plan = _validate(settings, facts, notes)
-        if settings.until is Until.validate:
+        validated = partial(_validate, facts=facts, notes=notes, origins=origins)
+        plan = _explained(settings, origins, validated, notes) if settings.explain else validated(settings)
+        if until is Until.validate:
             display.say(wording.plan_lines(plan))
             return None
-        if settings.until is Until.render:
+        if until is Until.render:
             with locked(run_dir, say=notes.say):
                 display.say(wording.job_lines(_render(plan, run_dir, notes)))
             return None
         with claimed(plan.fingerprint, run_dir, _resume(settings), say=notes.say) as claim:
-            plan = _as_it_began(plan, claim, settings, facts, notes)
+            plan = _as_it_began(plan, claim, settings, validated, notes)
             return _train(plan, claim, notes, command=command, began=began)
+
+
+def _until(settings: Settings, origins: Sequence[Origin]) -> Until:
+    """`explain=true` is a question: it costs no training, unless a stage was typed too."""
+    asked_only = settings.explain and "until" not in explanation.typed_keys(origins)
+    return Until.validate if asked_only else settings.until
+
+
+def _explained(
+    settings: Settings, origins: Sequence[Origin], validated: Callable[[Settings], Plan], notes: Notes
+) -> Plan:
+    """The plan, and its table. Of settings that can't run where they come from, which may show what is wrong."""
+    try:
+        plan = validated(settings)
+    except InvalidSettings:
+        notes.display.say(explanation.table(explanation.explained(origins, settings, ()), _width()))
+        raise
+    notes.display.say([*explanation.table(plan.origins, _width()), ""])
+    return plan
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((explanation.WIDTH, 24)).columns
 
 
 def _resume(settings: Settings) -> Resume:
@@ -102,12 +129,16 @@ def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
     return notes.stage("detect", lambda: detect(settings, run_dir), wording.facts_summary)
 
 
-def _validate(settings: Settings, facts: Facts, notes: Notes, *, told: Plan | None = None) -> Plan:
+def _validate(
+    settings: Settings, facts: Facts, notes: Notes, *, origins: Sequence[Origin], told: Plan | None = None
+) -> Plan:
     """What was `told` of an earlier plan is not told again."""
     from pipeline.optimizer.choose import trial_on
     from pipeline.validate import validate
 
-    plan = notes.stage("validate", lambda: validate(settings, facts, trial_on), wording.plan_summary)
+    typed = explanation.typed_keys(origins)
+    plan = notes.stage("validate", lambda: validate(settings, facts, trial_on, typed=typed), wording.plan_summary)
+    plan = replace(plan, origins=explanation.explained(origins, plan.settings, plan.choices))
     for choice in plan.choices:
         if told is None or choice not in told.choices:
             notes.tell("choice", key=choice.key, value=_simple(choice.value), reason=choice.reason)
@@ -117,7 +148,7 @@ def _validate(settings: Settings, facts: Facts, notes: Notes, *, told: Plan | No
     return plan
 
 
-def _as_it_began(plan: Plan, claim: Claim, settings: Settings, facts: Facts, notes: Notes) -> Plan:
+def _as_it_began(plan: Plan, claim: Claim, settings: Settings, validated: Callable[..., Plan], notes: Notes) -> Plan:
     """A run that goes on keeps the memory profile that it began with, however much memory is free now: another one
     has other batches, and maybe another optimizer, than its checkpoint."""
     from pipeline.memory.profiles import AUTO, as_it_began
@@ -135,7 +166,7 @@ def _as_it_began(plan: Plan, claim: Claim, settings: Settings, facts: Facts, not
     if (before.memory, before.train) == (plan.settings.memory, plan.settings.train):
         return plan
     notes.say(f"going on with memory={before.memory.name}, which this run began with")
-    return replace(_validate(before, facts, notes, told=plan), fingerprint=plan.fingerprint)
+    return replace(validated(before, told=plan), fingerprint=plan.fingerprint)
 
 
 def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
@@ -144,6 +175,7 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
     settings = yaml.safe_dump(plain(plan.settings), sort_keys=False, allow_unicode=True)
     write_text(run_dir / "config.yaml", settings)
     write_text(run_dir / PLAN_NAME, json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
+    write_text(run_dir / explanation.FILE_NAME, explanation.as_json(plan.origins))
     return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
 
 
@@ -208,7 +240,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _plan_record(plan: Plan) -> dict[str, Any]:
-    return asdict(plan) | {"settings": plain(plan.settings)}
+    return asdict(replace(plan, origins=())) | {"settings": plain(plan.settings)}
 
 
 def _simple(value: Any) -> Any:

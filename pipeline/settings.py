@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import Known
+from pipeline.figures import found, rows_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -325,7 +326,9 @@ class Memory:
 @dataclass
 class Train:
     max_steps: Optional[int]
-    """Optimizer updates; null: from `samples_per_image`."""
+    """Optimizer updates; null: from `epochs`, or else from `samples_per_image`."""
+    epochs: Optional[float]
+    """Passes over the pictures, in place of `max_steps`; null: from `samples_per_image`."""
     samples_per_image: int
     """How often each picture is seen, before floor and cap."""
     samples_floor: int
@@ -472,6 +475,8 @@ class Settings:
     """Of noise, order, dropout and fresh weights."""
     until: Until
     """The stage after which to stop."""
+    explain: bool
+    """Show what every setting is and where it comes from; nothing is trained then, unless `until` is typed too."""
     resume: Resume
     """Whether to go on from an unfinished run of the same settings, model and data."""
     model: Model
@@ -585,13 +590,12 @@ def _figure(name: str, *, _root_: DictConfig) -> Any:
     from omegaconf.errors import InterpolationResolutionError
 
     model, profile, mode = _root_.model, _root_.profile, _root_.mode.name
-    rows = profile.figures.get(mode) or {}
-    for row in (rows.get(model.name), (model.figures or {}).get(mode), rows.get(model.kin), rows.get("all")):
-        if row is not None and name in row:
-            return row[name]
-    raise InterpolationResolutionError(
-        f"profile {profile.name!r} has no figure {name!r} for model {model.name!r} in mode {mode!r}"
-    )
+    figure = found(name, rows_of(model, profile, mode))
+    if figure is None:
+        raise InterpolationResolutionError(
+            f"profile {profile.name!r} has no figure {name!r} for model {model.name!r} in mode {mode!r}"
+        )
+    return figure.value
 
 
 def _with_convolutions(value: Any, *, _root_: DictConfig) -> Any:

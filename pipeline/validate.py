@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from pipeline.checks.recipes import recipe_warnings
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
+from pipeline.length import batch_of, length_problems, steps_of, warmup_of
 from pipeline.machine.precision import choose_precision, precision_problems
 from pipeline.machine.telling import device_choices
 from pipeline.memory.estimate import MemoryEstimate, estimate
@@ -95,9 +96,16 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"native": _native, "kohya": _kohya
 GIB = 2**30
 
 
-def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial] | None = None) -> Plan:
-    """The plan, with every automatic choice made. Raises InvalidSettings with all problems at once; the optimizer is
-    tried when there are no others, or taken on trust where there is no `trial_on`."""
+def validate(
+    settings: Settings,
+    facts: Facts,
+    trial_on: Callable[[Bench], Trial] | None = None,
+    *,
+    typed: Collection[str] = (),
+) -> Plan:
+    """The plan, with every automatic choice made; the warm-up that the user `typed` is not cut. Raises InvalidSettings
+    with all problems at once; the optimizer is tried when there are no others, or taken on trust where there is no
+    `trial_on`."""
     most_blocks = BACKENDS[settings.backend.name]().most_blocks(settings)
     _raise_any([*facts.problems, *_problems(first_candidate(settings, most_blocks), facts)])
     checkpoint, dataset = facts.checkpoint, facts.dataset
@@ -108,7 +116,8 @@ def validate(settings: Settings, facts: Facts, trial_on: Callable[[Bench], Trial
     chosen = Chosen(fitted.settings, (), ())
     if trial_on is not None:
         chosen = _chosen(settings, fitted.settings, facts, checkpoint, trial_on)
-    return _plan(settings, replace(chosen, choices=(*fitted.choices, *chosen.choices)), facts, checkpoint, dataset)
+    chosen = replace(chosen, choices=(*fitted.choices, *chosen.choices))
+    return _plan(settings, chosen, facts, checkpoint, dataset, typed)
 
 
 def _problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -202,11 +211,8 @@ def _blocks_can_be_swapped(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield Problem("memory.blocks_to_swap", asked, reason, "leave memory.blocks_to_swap out")
 
 
-def _floor_is_below_cap(settings: Settings, _: Facts) -> Iterator[Problem]:
-    floor, cap = settings.train.samples_floor, settings.train.samples_cap
-    if settings.train.max_steps is None and floor > cap:
-        reason = f"is more than train.samples_cap={cap}"
-        yield Problem("train.samples_floor", floor, reason, f"train.samples_floor={cap}")
+def _length_is_one(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from length_problems(settings)
 
 
 def _model_is_what_it_shows(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -311,7 +317,7 @@ CHECKS: tuple[Check, ...] = (
     _arguments_still_exist,
     _sides_fit_the_model,
     _blocks_can_be_swapped,
-    _floor_is_below_cap,
+    _length_is_one,
     _model_is_what_it_shows,
     _settings_suit_the_model,
     _model_has_its_parts,
@@ -350,10 +356,18 @@ def _estimate(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Memor
 # -------------------------------------------------------------------------------------------------------------- plan
 
 
-def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint, dataset: Dataset) -> Plan:
+def _plan(
+    asked: Settings,
+    chosen: Chosen,
+    facts: Facts,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    typed: Collection[str],
+) -> Plan:
     settings = chosen.settings
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
-    steps, steps_choice = _steps(settings, len(dataset.train))
+    steps, steps_choice = steps_of(settings, len(dataset.train))
+    warmup_steps, warmup_choice = warmup_of(settings.train, steps, typed)
     prompts, prompts_choice = choose_prompts(settings, dataset)
     backend = BACKENDS[settings.backend.name]()
     load, kept = backend.load(settings, facts, checkpoint), backend.kept(settings, facts)
@@ -369,6 +383,7 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         prediction_choice(settings, checkpoint),
         _heldout_choice(settings, dataset),
         steps_choice,
+        warmup_choice,
         prompts_choice,
         *chosen.choices,
         memory_choice(memory, facts.machine),
@@ -383,7 +398,7 @@ def _plan(asked: Settings, chosen: Chosen, facts: Facts, checkpoint: Checkpoint,
         precision=precision,
         num_processes=settings.hardware.all_processes,
         steps=steps,
-        warmup_steps=round(settings.train.warmup_fraction * steps),
+        warmup_steps=warmup_steps,
         sample_prompts=prompts,
         fingerprint="",
         choices=tuple(choice for choice in choices if choice is not None),
@@ -426,24 +441,6 @@ def _heldout_choice(settings: Settings, dataset: Dataset) -> Choice | None:
     return Choice("data.heldout_fraction", settings.data.heldout_fraction, reason)
 
 
-def _steps(settings: Settings, num_pictures: int) -> tuple[int, Choice | None]:
-    """Optimizer updates. The cap gives way to ten looks at every picture, so that a large dataset is not cut short."""
-    train = settings.train
-    if train.max_steps is not None:
-        return train.max_steps, None
-    asked = num_pictures * train.samples_per_image
-    cap = max(train.samples_cap, 10 * num_pictures)
-    samples = min(max(asked, train.samples_floor), cap)
-    batch = decided(train.batch_size) * decided(train.accumulation_steps) * settings.hardware.all_processes
-    enough = math.ceil(samples / batch)
-    steps = max(train.min_steps, enough)
-    reason = (
-        f"{num_pictures} pictures x {train.samples_per_image} = {asked} samples, within {train.samples_floor}..{cap}, "
-        f"/ batch {batch} = {enough} steps"
-    )
-    return steps, Choice("train.max_steps", steps, reason + (f", at least {steps}" if steps > enough else ""))
-
-
 def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> Iterator[str]:
     """What may be meant, and is more often a mistake."""
     train, said = settings.train, settings.model.prediction
@@ -471,7 +468,7 @@ def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
     size, meant = decided(train.batch_size), train.effective_batch_size
     if size > pictures:
         yield f"train.batch_size={size} is more than the {pictures} pictures: batches repeat them"
-    real = size * decided(train.accumulation_steps) * settings.hardware.all_processes
+    real = batch_of(settings)
     if real != meant:
         told = f"{real} pictures make an update, not train.effective_batch_size={meant}"
         rate = settings.optimizer.lr * math.sqrt(real / meant)
@@ -482,7 +479,18 @@ def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------- fingerprint
 
 NOT_IN_THE_WEIGHTS = (
-    *("until", "resume", "tracking.", "sample.", "data.", "profile.", "hardware.", "memory.", "backend.weights_name"),
+    *(
+        "until",
+        "explain",
+        "resume",
+        "tracking.",
+        "sample.",
+        "data.",
+        "profile.",
+        "hardware.",
+        "memory.",
+        "backend.weights_name",
+    ),
     *("optimizer.fallback", "optimizer.falls_back_to"),
     *("backend.root", "backend.python", "backend.cache_", "backend.stale_cache"),
     *(
@@ -494,7 +502,7 @@ NOT_IN_THE_WEIGHTS = (
         "train.checkpoint_every_steps",
     ),
     *("train.keep_checkpoints", "train.heldout_every_steps", "train.gradient_checkpointing"),
-    *("train.max_steps", "train.min_steps", "train.samples_", "train.warmup_fraction"),
+    *("train.max_steps", "train.epochs", "train.min_steps", "train.samples_", "train.warmup_fraction"),
 )
 """Beginnings of settings that change no weight, or only by what `fingerprint` adds: model and pictures count by their
 content, steps by their number, the machine by what was chosen for it."""

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.length import batch_of, equation
 from pipeline.records import Choice, ComparableRate, Facts, Job, Machine, Outcome, Plan, PredictedMemory
 from pipeline.settings import decided
 
@@ -83,6 +84,7 @@ def plan_lines(plan: Plan) -> list[str]:
         ("network", adapter),
         ("optimizer", f"{settings.optimizer.name}, learning rate {settings.optimizer.lr:g}"),
         *((("comparable", rate_words(plan.rate)),) if plan.rate is not None else ()),
+        ("length", equation(len(plan.dataset.train), batch_of(settings), plan.steps)),
         ("steps", f"{plan.steps}, {plan.warmup_steps} of them warm-up, {train.scheduler.value}"),
         ("batch", f"{decided(train.batch_size)} x {decided(train.accumulation_steps)} x {plan.num_processes}"),
         ("resolution", f"{train.resolution_px} px"),

@@ -6,18 +6,20 @@ import copy
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from PIL import Image
 
 from pipeline import settings as schema
-from pipeline.records import Checkpoint, Dataset, Facts, Machine, Picture
+from pipeline.composition import made_of
+from pipeline.origins import origins_of
+from pipeline.records import Checkpoint, Dataset, Facts, Machine, Origin, Picture
 from pipeline.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
@@ -34,6 +36,19 @@ def config(*overrides: str) -> DictConfig:
     schema.register()
     with initialize_config_dir(version_base="1.3", config_dir=str(PROJECT / "conf")):
         return compose("config", overrides=list(overrides))
+
+
+def origins(*overrides: str, typed: Sequence[str] | None = None, folder: Path | None = None) -> dict[str, Origin]:
+    """Where every setting comes from, by its key. `folder` is that of --config-dir."""
+    schema.register()
+    searched = [] if folder is None else [f"hydra.searchpath=['file://{folder}']"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(PROJECT / "conf")):
+        whole = compose("config", overrides=[*searched, *overrides], return_hydra_config=True)
+        hydra = whole.hydra
+        with open_dict(whole):
+            del whole["hydra"]
+        made = made_of(whole, hydra, overrides if typed is None else typed)
+        return {origin.key: origin for origin in origins_of(made, schema.from_config(whole))}
 
 
 @cache

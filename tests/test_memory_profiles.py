@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipeline.memory.estimate import MemoryEstimate, estimate
 from pipeline.memory.profiles import AUTO, FOLDER, computes_twice, profiles, under
 from pipeline.records import Event, Facts, Plan
 from pipeline.resume import Claim
-from pipeline.runner import PLAN_NAME, Notes, _as_it_began, _plan_record, _simple
+from pipeline.runner import PLAN_NAME, Notes, _as_it_began, _plan_record, _simple, _validate
 from pipeline.settings import Settings, decided
 from pipeline.validate import validate
 from tests import given, golden_kohya
@@ -294,11 +296,15 @@ def test_a_run_with_other_batches_by_name_is_another(typed: str) -> None:
     assert planned(given.settings(typed)).fingerprint != planned(given.settings()).fingerprint
 
 
+def validated(notes: Notes) -> Callable[..., Plan]:
+    return partial(_validate, facts=given.facts(), notes=notes, origins=())
+
+
 @pytest.mark.slow
 def test_a_run_that_goes_on_keeps_the_profile_that_it_began_with(tmp_path: Path) -> None:
     began = planned(given.settings(), free=GIB // 8)
     write_plan(began, tmp_path)
-    again = _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), given.facts(), notes())
+    again = _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), validated(notes()), notes())
     assert (again.settings.memory, again.settings.train) == (began.settings.memory, began.settings.train)
     assert again.settings.optimizer.name == began.settings.optimizer.name == "adamw8bit"
     assert again.fingerprint == began.fingerprint
@@ -308,7 +314,7 @@ def test_a_run_that_goes_on_keeps_the_profile_that_it_began_with(tmp_path: Path)
 def test_only_what_is_different_is_told_again(tmp_path: Path) -> None:
     write_plan(planned(given.settings(), free=GIB // 8), tmp_path)
     heard = Heard()
-    _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), given.facts(), heard.notes())
+    _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), validated(heard.notes()), heard.notes())
     assert "memory" in heard.keys
     assert "train.max_steps" not in heard.keys
 
@@ -316,12 +322,12 @@ def test_only_what_is_different_is_told_again(tmp_path: Path) -> None:
 def test_a_fresh_run_takes_what_fits_now(tmp_path: Path) -> None:
     write_plan(planned(given.settings(), free=GIB // 8), tmp_path)
     plan = planned(given.settings())
-    assert _as_it_began(plan, claim(tmp_path, step=None), given.settings(), given.facts(), notes()) is plan
+    assert _as_it_began(plan, claim(tmp_path, step=None), given.settings(), validated(notes()), notes()) is plan
 
 
 def test_a_plan_that_is_lost_is_told_with_the_ways_out(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="resume=never"):
-        _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), given.facts(), notes())
+        _as_it_began(planned(given.settings()), claim(tmp_path), given.settings(), validated(notes()), notes())
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

@@ -269,6 +269,42 @@ def test_until_render_leaves_the_files_and_tells_the_command(given: list[str], t
     assert not (run_dir / "journal.jsonl").exists()
 
 
+def test_explain_shows_where_settings_come_from_and_trains_nothing(given: list[str], tmp_path: Path) -> None:
+    done = run_py(*given, "explain=true", "train.batch_size=2", "optimizer.fallback=error", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "batch_size 2 command line:" in told
+    assert "samples_floor 800 conf/model/demo.yaml, its own" in told
+    assert "max_steps 100 decided" in told
+    assert "✓ render" not in done.stdout
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_explain_goes_on_to_the_stage_that_was_typed(given: list[str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "mine"
+    done = run_py(*given, "explain=true", "until=render", "seed=7", f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "command line: seed=7" in done.stdout
+    assert (run_dir / "job" / "train.toml").exists()
+
+
+def test_explain_shows_what_can_not_run_too(given: list[str], tmp_path: Path) -> None:
+    done = run_py(*given, "explain=true", "train.batch_size=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "train.batch_size=0" in done.stdout
+    assert "train.batch_size=0: must be" in done.stderr
+
+
+def test_every_run_keeps_where_its_settings_come_from(given: list[str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "mine"
+    done = run_py(*given, "until=render", "seed=7", "train.epochs=2", f"hydra.run.dir={run_dir}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = {row["key"]: row for row in json.loads((run_dir / "explain.json").read_text())}
+    assert kept["seed"]["source"] == "command line: seed=7"
+    assert kept["train.max_steps"]["reason"].endswith("; train.epochs=2")
+    assert kept["model.name"]["source"] == "command line: model=demo"
+
+
 def test_invalid_settings_leave_nothing(given: list[str], tmp_path: Path) -> None:
     message = complaint(*given, "train.batch_size=0", "data.dir=/nowhere", cwd=tmp_path)
     assert "train.batch_size=0" in message

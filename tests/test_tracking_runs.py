@@ -184,6 +184,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, template: Path) -> tuple[
     for name in ("job", "samples", "weights"):
         (run_dir / name).mkdir()
     (run_dir / "config.yaml").write_text("seed: 0\n")
+    (run_dir / "explain.json").write_text("[]\n")
     (run_dir / "trainer.log").write_text("trained\n")
     (run_dir / "job/job.toml").write_text("steps = 3\n")
     (run_dir / "job/heldout").mkdir()
@@ -299,7 +300,8 @@ def test_samples_are_images_with_a_step(finished: Finished) -> None:
 
 def test_files_of_the_run_are_artifacts(finished: Finished) -> None:
     place = finished[0]
-    assert {"config.yaml", "plan.json", "journal.jsonl", "trainer.log", "final_grid.png"} <= place.files()
+    kept = {"config.yaml", "plan.json", "explain.json", "journal.jsonl", "trainer.log", "final_grid.png"}
+    assert kept <= place.files()
     assert place.files("job") == {"job/job.toml"}
     assert place.files("weights") == {"weights/style-demo.safetensors"}
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_problems_name_key_value_limits_and_what_to_type() -> None:
 
 
 def test_every_number_of_the_settings_has_a_limit() -> None:
-    made = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__min_snr_gamma=1.0)
+    made = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__epochs=1.0, train__min_snr_gamma=1.0)
     every = first_candidate(made, 0).flat()
     numbers = {
         key
@@ -509,7 +510,8 @@ def steps_of(pictures: int, **values: object) -> tuple[int, str]:
 
 def test_steps_say_how_they_come_about() -> None:
     steps, reason = steps_of(24)
-    assert (steps, reason) == (300, "24 pictures x 100 = 2400 samples, within 1600..3200, / batch 8 = 300 steps")
+    equation = "24 pictures x 1 repeat x 100 epochs / batch 8 = 300 steps"
+    assert (steps, reason) == (300, f"{equation}; 100 a picture = 2400, within 1600..3200 = 2400 samples")
 
 
 @pytest.mark.parametrize(
@@ -529,7 +531,9 @@ def test_steps_follow_pictures_and_batch(pictures: int, values: dict[str, object
 
 
 def test_the_least_steps_are_told() -> None:
-    assert steps_of(24, train__accumulation_steps=30)[1].endswith("= 10 steps, at least 100")
+    reason = steps_of(24, train__accumulation_steps=30)[1]
+    assert reason.startswith("24 pictures x 1 repeat x 1000 epochs / batch 240 = 100 steps")
+    assert reason.endswith("= 2400 samples, and at least 100 steps")
 
 
 def test_a_floor_over_the_cap_is_told() -> None:
@@ -537,8 +541,47 @@ def test_a_floor_over_the_cap_is_told() -> None:
 
 
 def test_asked_for_steps_are_taken() -> None:
-    made = plan(given.settings(train__max_steps=7, train__warmup_fraction=0.3))
-    assert (made.steps, made.warmup_steps) == (7, 2)
+    assert plan(given.settings(train__max_steps=7, train__min_steps=400)).steps == 7
+
+
+@pytest.mark.parametrize(
+    ("pictures", "epochs", "steps"), [(24, 10.0, 30), (24, 0.5, 2), (25, 1.0, 4), (30, 0.1, 1), (8, 0.01, 1)]
+)
+def test_passes_over_the_pictures_make_steps(pictures: int, epochs: float, steps: int) -> None:
+    made, reason = steps_of(pictures, train__epochs=epochs)
+    assert made == steps
+    assert reason.endswith(f"/ batch 8 = {steps} step{'s' * (steps > 1)}; train.epochs={epochs:g}")
+
+
+@pytest.mark.parametrize("pictures", [3, 24, 25, 997])
+@pytest.mark.parametrize("batch", [1, 7, 8, 30])
+def test_the_numbers_of_the_length_come_out(pictures: int, batch: int) -> None:
+    steps, reason = steps_of(pictures, train__batch_size=batch, train__accumulation_steps=1)
+    told = re.match(r"(\d+) pictures x (\d+) repeat x ([\d.]+) epochs / batch (\d+) = (\d+) steps", reason)
+    assert told is not None
+    shown, repeats, epochs, of, result = map(float, told.groups())
+    assert (shown, of, result) == (pictures, batch, steps)
+    assert round(shown * repeats * epochs / of) == steps
+
+
+def test_two_lengths_are_one_too_many() -> None:
+    told = str(problem(given.settings(train__max_steps=7, train__epochs=2.0)))
+    assert "train.epochs=2: is a second length beside train.max_steps=7" in told
+
+
+@pytest.mark.parametrize(("fraction", "steps"), [(0.05, 5), (0.1, 10), (0.3, 10)])
+def test_a_warm_up_is_at_most_a_tenth(fraction: float, steps: int) -> None:
+    made = plan(given.settings(train__max_steps=100, train__warmup_fraction=fraction))
+    assert made.warmup_steps == steps
+    told = [choice.reason for choice in made.choices if choice.key == "train.warmup_fraction"]
+    assert told == (["10 of 100 steps, not 30: at most a tenth, unless it is typed"] if fraction > 0.1 else [])
+
+
+def test_a_warm_up_that_was_typed_stays() -> None:
+    settings = given.settings(train__max_steps=100, train__warmup_fraction=0.3)
+    made = validate(settings, given.facts(), typed={"train.warmup_fraction"})
+    assert made.warmup_steps == 30
+    assert "train.warmup_fraction" not in {choice.key for choice in made.choices}
 
 
 # ----------------------------------------------------------------------------------------------------------- warnings
@@ -610,7 +653,7 @@ def test_the_fingerprint_stays_for_what_changes_no_weight(values: dict[str, obje
         {"train__max_steps": 5},
         {"train__batch_size": 4},
         {"train__noise_offset": 0.1},
-        {"train__warmup_fraction": 0.2},
+        {"train__warmup_fraction": 0.02},
         {"model__prediction": Prediction.v_prediction},
         {"model__clip_skip": 1},
         {"hardware__num_processes": 2},

@@ -42,6 +42,7 @@ LIMITS: dict[str, Limit] = {
     "network.dropout": Limit(0, 0.9, 0),
     "optimizer.lr": Limit(0, 10, 1e-4, open=True),
     "train.max_steps": Limit(1, MANY, 1000),
+    "train.epochs": Limit(0, MANY, 10, open=True),
     "train.samples_per_image": Limit(1, MANY, 50),
     "train.samples_floor": Limit(0, MANY, 2000),
     "train.samples_cap": Limit(1, MANY, 8000),
@@ -78,6 +79,7 @@ NULL_MEANS = {
     "train.accumulation_steps": "null for as many as train.effective_batch_size needs",
     "memory.blocks_to_swap": "null for what the memory profile says",
     "train.max_steps": "null for pictures x samples_per_image",
+    "train.epochs": "null for pictures x samples_per_image",
     "train.min_snr_gamma": "null to weigh every timestep the same",
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pipeline.explanation import FILE_NAME as EXPLANATION
 from pipeline.journal import FILE_NAME as JOURNAL
 from pipeline.outcome import FILE_NAME as OUTCOME
 from pipeline.records import Outcome
@@ -18,7 +19,7 @@ from pipeline.tracking.masking import Masker
 from pipeline.tracking.store import Client
 
 PLAN = "plan.json"
-ROOT_FILES = ("config.yaml", PLAN, OUTCOME, JOURNAL, "trainer.log")
+ROOT_FILES = ("config.yaml", PLAN, EXPLANATION, OUTCOME, JOURNAL, "trainer.log")
 _TEXT = frozenset({".yaml", ".yml", ".toml", ".json", ".jsonl", ".log", ".txt", ".md", ".csv", ".sh"})
 
 

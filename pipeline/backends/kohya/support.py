@@ -45,6 +45,7 @@ from pipeline.backends.kohya.translation import (
 )
 from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
+from pipeline.length import asked_warmup
 from pipeline.machine.precision import choose_precision
 from pipeline.optimizer.catalog import asked_for
 from pipeline.optimizer.choose import steps_down
@@ -106,7 +107,7 @@ class Script:
             precision=choose_precision(settings.hardware.precision, facts.machine)[0],
             num_processes=settings.hardware.all_processes,
             steps=steps,
-            warmup_steps=round(settings.train.warmup_fraction * steps),
+            warmup_steps=asked_warmup(settings.train, steps),
             draws_samples=True,
             folder=Path(),
         )

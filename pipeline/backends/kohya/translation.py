@@ -243,7 +243,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("data.prompts", "sample"), "prompts.json"),
     **dict.fromkeys(("network.conv_rank", "network.conv_alpha"), "network_args"),
     **dict.fromkeys(
-        ("train.samples_per_image", "train.samples_floor", "train.samples_cap", "train.min_steps"),
+        ("train.epochs", "train.samples_per_image", "train.samples_floor", "train.samples_cap", "train.min_steps"),
         "the number of steps",
     ),
     **dict.fromkeys(
@@ -276,7 +276,7 @@ MAY_BE_MISSING = ("tokenizer_cache_dir", "t5_tokenizer_path", "vae")
 _SECOND_TRACKER = "runs are recorded in MLflow, and a key would stand in files"
 _UPLOAD = "nothing is sent away while training, and a token would stand in files"
 _OUR_DATASET = "the dataset's files, which this program writes, stand in its place"
-_OUR_COUNT = "this program counts the steps: train.max_steps"
+_OUR_COUNT = "this program counts the steps: train.max_steps or train.epochs"
 WITHHELD: Mapping[str, str] = {
     **dict.fromkeys(("wandb_api_key", "wandb_run_name", "log_tracker_name", "log_tracker_config"), _SECOND_TRACKER),
     **dict.fromkeys(

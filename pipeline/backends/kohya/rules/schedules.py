@@ -103,4 +103,4 @@ def epochs(asked: Asked) -> Iterator[Problem]:
     """Every script computes its steps anew from the epochs."""
     if is_on(asked, "max_train_epochs"):
         reason = "it overrides the number of steps, which the warm-up, checkpoints and samples were planned by"
-        yield problem_of(asked, "max_train_epochs", reason, "train.max_steps=...")
+        yield problem_of(asked, "max_train_epochs", reason, "train.epochs=...")
