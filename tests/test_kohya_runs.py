@@ -72,6 +72,7 @@ class Place:
             **{"data.dir": self.dir / "pictures", "data.heldout_fraction": 0.25, "tracking": "off"},
             **{
                 "train.batch_size": 2,
+                "train.effective_batch_size": 2,
                 "train.resolution_px": 256,
                 "train.max_steps": 8,
                 "sample.prompts": "[a cat,a dog]",

@@ -146,7 +146,14 @@ def test_a_users_accelerate_config_changes_nothing(plan_for: PlanFor, tmp_path: 
 
 
 def test_two_processes_train_one_model(plan_for: PlanFor, tmp_path: Path) -> None:
-    job = new_job(plan_for, tmp_path / "two", "hardware.num_processes=2", "train.batch_size=2", steps=3)
+    job = new_job(
+        plan_for,
+        tmp_path / "two",
+        "hardware.num_processes=2",
+        "train.batch_size=2",
+        "train.effective_batch_size=2",
+        steps=3,
+    )
     finish(job)
     assert [event["step"] for event in events(job.run_dir, "step")] == [1, 2, 3]
 
@@ -172,7 +179,7 @@ def on_one_core(plan_for: PlanFor, run_dir: Path, *overrides: str, **plan: Any) 
 
 def test_two_machines_go_on_as_two_processes_of_one_do(plan_for: PlanFor, tmp_path: Path) -> None:
     """The second one has no checkpoint: it gets the first one's."""
-    overrides = ("train.batch_size=2", "train.checkpoint_every_steps=2")
+    overrides = ("train.batch_size=2", "train.effective_batch_size=2", "train.checkpoint_every_steps=2")
     whole = on_one_core(plan_for, tmp_path / "whole", "hardware.num_processes=2", *overrides, steps=4)
     weights = finish(whole).read_bytes()
     first, second = machines(plan_for, tmp_path / "machines", *overrides, steps=4)
@@ -222,7 +229,14 @@ def assert_miscounted(job: Job) -> None:
 
 @pytest.mark.parametrize("network", ALGORITHMS)
 def test_every_algorithm_trains(plan_for: PlanFor, tmp_path: Path, network: str) -> None:
-    job = new_job(plan_for, tmp_path / network, f"network={network}", "train.batch_size=2", "data.heldout_dir=null")
+    job = new_job(
+        plan_for,
+        tmp_path / network,
+        f"network={network}",
+        "train.batch_size=2",
+        "train.effective_batch_size=2",
+        "data.heldout_dir=null",
+    )
     weights = load_file(finish(job))
     assert weights
     assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -242,7 +256,12 @@ def test_a_killed_run_goes_on_with_the_same_bytes(plan_for: PlanFor, tmp_path: P
     known = options()[name].known
     assert known is not None
     steady = ("train.scheduler=constant",) if known.schedulers else ()
-    often = ("train.checkpoint_every_steps=2", "train.heldout_every_steps=2", "train.batch_size=2")
+    often = (
+        "train.checkpoint_every_steps=2",
+        "train.heldout_every_steps=2",
+        "train.batch_size=2",
+        "train.effective_batch_size=2",
+    )
     overrides = (f"optimizer={name}", *steady, *often)
     whole = finish(new_job(plan_for, tmp_path / "whole", *overrides, steps=6))
     job = new_job(plan_for, tmp_path / "killed", *overrides, steps=6)
