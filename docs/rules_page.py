@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.backends.kohya.rules.recipes import USUAL
+from pipeline.backends.kohya.rules.recipes import USUAL, Usual
+from pipeline.backends.kohya.scripts import FLUX
+from pipeline.backends.kohya.translation import settings_of
 from pipeline.checkpoint.catalog import MODELS, with_defaults
 from pipeline.checks.recipes import RULES
 
@@ -26,7 +28,18 @@ def rule_tables(table: Table) -> str:
 
 def warned() -> Iterator[tuple[str, ...]]:
     yield from ((f"`{rule.about}`", rule.usual, rule.reason) for rule in RULES)
-    yield from ((f"`backend.args.{usual.argument}`", str(usual), usual.reason) for usual in USUAL)
+    yield from ((f"`{key_of(usual)}`{models_of(usual)}", str(usual), usual.reason) for usual in USUAL)
+
+
+def key_of(usual: Usual) -> str:
+    """What sets it, in the scripts that have it."""
+    written = (settings_of(script).get(usual.argument) for script in sorted(usual.scripts))
+    return next((key for key in written if key is not None), f"backend.args.{usual.argument}")
+
+
+def models_of(usual: Usual) -> str:
+    """Where it is not for all."""
+    return " of FLUX" if usual.scripts == FLUX else ""
 
 
 def refused() -> Iterator[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from pipeline import log as log_stage
+from pipeline.checks.rates import comparable_rate
 from pipeline.errors import Stopped, TrackingError
 from pipeline.journal import Journal
 from pipeline.log import MlflowRecord, log
@@ -338,13 +339,15 @@ def test_finetune_is_told_in_the_name(place: Place) -> None:
 
 def test_the_comparable_rate_is_a_param(place: Place) -> None:
     """lr x alpha / rank, of recipes that would differ in all three."""
-    typed = ("optimizer.lr=2e-3", "network.rank=32", "network.alpha=8")
-    params = describe(plan_for(place, *typed), job_for(place), command="", began=0, mask=Masker({})).params
+    plan = plan_for(place, "optimizer.lr=2e-3", "network.rank=32", "network.alpha=8")
+    plan = replace(plan, rate=comparable_rate(plan.settings))
+    params = describe(plan, job_for(place), command="", began=0, mask=Masker({})).params
     assert float(params["plan.lr_times_scale"]) == 5e-4
 
 
 def test_a_rate_that_can_not_be_compared_is_no_param(place: Place) -> None:
-    plan = replace(plan_for(place), rate=None)
+    plan = plan_for(place)
+    assert plan.rate is None
     assert "plan.lr_times_scale" not in describe(plan, job_for(place), command="", began=0, mask=Masker({})).params
 
 

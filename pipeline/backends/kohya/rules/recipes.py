@@ -62,10 +62,11 @@ WHY: Mapping[str, str] = {
 
 
 def unlike_the_family(asked: Asked) -> Iterator[str]:
-    """Arguments that have a value of their own in conf/model, written otherwise."""
+    """Arguments that have a value of their own in conf/model, passed on otherwise. What a setting writes is meant."""
     known = asked.settings.model.known
     for name, right in known.kohya.arguments.items():
-        if name in asked.values and asked.values[name] != right and name in asked.parser.arguments:
+        passed = name in asked.parser.arguments and asked.key(name).startswith("backend.args.")
+        if passed and asked.values.get(name, right) != right:
             why = f" ({WHY[name]})" if name in WHY else ""
             told = str(right).lower() if isinstance(right, bool) else f"{right:g}" if _is_number(right) else right
             yield f"{line_of(asked, name)}: {known.title} is trained with {told}{why}; try {asked.key(name)}={told}"
