@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pipeline.checks.limits import LIMITS, out_of_range
 from pipeline.checks.networks import network_problems
-from pipeline.errors import InvalidSettings
+from pipeline.errors import InvalidSettings, Problem
+from pipeline.figures import found, rows_of
+from pipeline.records import Platform
 from pipeline.settings import PROJECT, Settings, from_config, register
-from tests import given
+from pipeline.validate import validate
+from tests import given, golden_kohya
 
 CONF = PROJECT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -88,23 +92,169 @@ def test_every_option_composes_and_resolves(mode: str, choice: str) -> None:
     composed(*([f"mode={mode}"] if mode else []), *overrides)
 
 
-def runs() -> Iterator[tuple[str, ...]]:
-    """Every model with every profile in every mode; every model on every hardware too, in turn."""
-    hardware = options("hardware")
-    chosen = product(enumerate(options("model")), enumerate(options("profile")), options("mode"))
-    for (row, model), (column, profile), mode in chosen:
-        yield model, profile, mode, hardware[(row + column) % len(hardware)]
+COMBINATIONS = list(product(options("model"), options("profile"), options("mode")))
+PLATFORMS: dict[str, Platform] = {"auto": "cuda", "cuda": "cuda", "rocm": "rocm", "xpu": "xpu", "cpu": "cpu"}
+"""What is found where an option of the group hardware is taken."""
+PLENTY = 10**14
+"""Bytes: of memory and disk, so that no cell is refused for the size of a machine."""
 
 
-@pytest.mark.parametrize(("model", "profile", "mode", "hardware"), list(runs()), ids=lambda value: value)
-def test_every_profile_has_all_figures_in_range(model: str, profile: str, mode: str, hardware: str) -> None:
-    needed = NEEDS.get(f"model={model}", ())
-    settings = composed(f"model={model}", *needed, f"profile={profile}", f"mode={mode}", f"hardware={hardware}")
+@dataclass(frozen=True)
+class Cell:
+    """What validate says of one combination on one platform with one backend."""
+
+    hardware: str
+    backend: str
+    refusals: tuple[Problem, ...]
+    steps: int
+
+
+FOLLOWING = ("profile", "mode", "network", "optimizer", "train", "backend")
+"""Groups whose values follow from profile and backend; a test holds them against what Hydra composes."""
+
+
+def combined(model: str, profile: str, mode: str) -> tuple[Settings, tuple[Cell, ...]]:
+    """The settings with the native backend, and what becomes of them everywhere."""
+    return every_profile(model, mode)[profile]
+
+
+@cache
+def every_profile(model: str, mode: str) -> dict[str, tuple[Settings, tuple[Cell, ...]]]:
+    """Composed once, since that takes longest: other options are put in as Hydra would."""
+    config = given.config(*typed(model, "style", mode))
+    whole = with_parts(from_config(config))
+    return {profile: everywhere(config, whole, model, profile, mode) for profile in options("profile")}
+
+
+def everywhere(
+    config: DictConfig, whole: Settings, model: str, profile: str, mode: str
+) -> tuple[Settings, tuple[Cell, ...]]:
+    made, cells = {}, []
+    for backend in options("backend"):
+        made[backend] = put_in(config, whole, model, profile, mode, backend)
+        for name, hardware in option_nodes("hardware").items():
+            settings = replace(made[backend], hardware=as_object(hardware))
+            cells.append(cell(name, backend, settings))
+    return made["native"], tuple(cells)
+
+
+def put_in(config: DictConfig, whole: Settings, model: str, profile: str, mode: str, backend: str) -> Settings:
+    """`whole` with another profile and backend."""
+    with open_dict(config):
+        config.profile, config.backend = option_nodes("profile")[profile], option_nodes("backend")[backend]
+        config.optimizer = optimizer_node(model, profile, mode, config)
+    groups: dict[str, Any] = {name: as_object(config[name]) for name in FOLLOWING}
+    return replace(whole, **groups)
+
+
+def as_object(node: Any) -> Any:
+    """mode=finetune has no network."""
+    return None if node is None else OmegaConf.to_object(node)
+
+
+def optimizer_node(model: str, profile: str, mode: str, config: DictConfig) -> Any:
+    """optimizer=auto may be what a figure says: composed once for each."""
+    figure = found("optimizer", rows_of(config.model, config.profile, mode))
+    said = None if figure is None else figure.value
+    if said not in OPTIMIZERS:
+        OPTIMIZERS[said] = given.config(*typed(model, profile, mode)).optimizer
+    return OPTIMIZERS[said]
+
+
+OPTIMIZERS: dict[object, Any] = {}
+
+
+def typed(model: str, profile: str, mode: str, *more: str) -> list[str]:
+    path = [] if model == "demo" else [f"model.path={model_file()}"]
+    return [f"model={model}", *path, f"profile={profile}", f"mode={mode}", "data=folder", "data.dir=pictures", *more]
+
+
+def model_file() -> Path:
+    file = golden_kohya.models() / "model.safetensors"
+    file.touch()
+    return file
+
+
+def with_parts(settings: Settings) -> Settings:
+    """Every part that does not lie in the model has a file, as a user would name it."""
+    outside = {name: str(model_file()) for name, part in settings.model.known.parts.items() if not part.inside}
+    either = {name for names in settings.model.known.alternatives for name in names[1:]}
+    parts = {name: path for name, path in outside.items() if name not in either}
+    return replace(settings, model=replace(settings.model, parts={**settings.model.parts, **parts}))
+
+
+@cache
+def option_nodes(group: str) -> dict[str, Any]:
+    """The options of a group that stands under its own name, typed as in a whole configuration."""
+    whole = {option: given.config(f"{group}={option}") for option in options(group)}
+    return {option: config[group] for option, config in whole.items()}
+
+
+def cell(hardware: str, backend: str, settings: Settings) -> Cell:
+    machine = replace(given.CPU if hardware == "cpu" else given.CARD, platform=PLATFORMS[hardware], cpu_cores=8)
+    facts = replace(golden_kohya.facts_of(settings), machine=replace(machine, memory_bytes=PLENTY))
+    try:
+        plan = validate(settings, replace(facts, disk_free_bytes=PLENTY))
+    except InvalidSettings as error:
+        return Cell(hardware, backend, error.problems, 0)
+    return Cell(hardware, backend, (), plan.steps)
+
+
+@pytest.mark.parametrize(("model", "profile", "mode"), COMBINATIONS, ids=lambda value: value)
+def test_every_profile_has_all_figures_in_range(model: str, profile: str, mode: str) -> None:
+    settings, _ = combined(model, profile, mode)
     assert list(out_of_range(settings)) == []
     assert settings.network is None or list(network_problems(settings.network)) == []
     if model in (*UNETS, *FLOWS):
         assert settings.model.kin == model, "what a row leaves to the row `all` would come from another model's row"
     assert list(unlike_the_model(settings)) == []
+
+
+@pytest.mark.parametrize(("model", "profile", "mode"), COMBINATIONS, ids=lambda value: value)
+def test_every_profile_runs_everywhere_or_is_refused_for_what_no_profile_can_change(
+    model: str, profile: str, mode: str
+) -> None:
+    settings, cells = combined(model, profile, mode)
+    assert len(cells) == len(options("hardware")) * len(options("backend"))
+    for each in cells:
+        reasons = [str(problem) for problem in each.refusals]
+        if each.backend in can_train(settings):
+            assert not reasons, each
+            assert each.steps >= settings.train.min_steps
+        else:
+            assert len(reasons) == 1, each
+            assert re.search(REFUSAL[each.backend], reasons[0]), reasons[0]
+
+
+REFUSAL = {"native": "backend=native can't train", "kohya": "sd-scripts (does not train|has no script that finetunes)"}
+"""Why a backend has no trainer for a model."""
+
+
+def can_train(settings: Settings) -> set[str]:
+    known = settings.model.known
+    script = known.kohya.lora_script if settings.mode.name == "lora" else known.kohya.finetune_script
+    return {name for name, trainer in (("native", known.native), ("kohya", script)) if trainer is not None}
+
+
+def test_the_matrix_is_whole() -> None:
+    """22 models, 5 profiles, 2 modes, 5 platforms, 2 backends: 950 of 2200 cells run, the others have no trainer."""
+    every = [each for combination in COMBINATIONS for each in combined(*combination)[1]]
+    assert len(every) == len(COMBINATIONS) * len(options("hardware")) * len(options("backend")) >= 2200
+    assert sum(not each.refusals for each in every) >= 950
+    for option, backend in product(options("hardware"), options("backend")):
+        assert any(not each.refusals for each in every if (each.hardware, each.backend) == (option, backend))
+
+
+SOME = [*COMBINATIONS[:: len(COMBINATIONS) // 6], ("pony", "character", "lora")]
+
+
+@pytest.mark.parametrize("combination", SOME, ids=lambda value: "-".join(value))
+def test_the_matrix_is_what_hydra_composes(combination: tuple[str, str, str]) -> None:
+    model, profile, mode = combination
+    config = given.config(*typed(model, "anime", mode))
+    made = put_in(config, from_config(config), model, profile, mode, "kohya")
+    made = replace(made, hardware=as_object(option_nodes("hardware")["rocm"]))
+    assert made == composed(*typed(*combination, "backend=kohya", "hardware=rocm"))
 
 
 def unlike_the_model(settings: Settings) -> Iterator[str]:
@@ -125,12 +275,6 @@ def unlike_the_model(settings: Settings) -> Iterator[str]:
 def test_every_network_is_one_that_its_algorithm_can_be(network: str) -> None:
     settings = composed(f"network={network}")
     assert list(network_problems(settings.network)) == []
-
-
-def test_every_model_meets_every_hardware_and_mode() -> None:
-    assert {(run[0], run[3]) for run in runs()} == set(product(options("model"), options("hardware")))
-    assert {(run[0], run[2]) for run in runs()} == set(product(options("model"), options("mode")))
-    assert {(run[1], run[2]) for run in runs()} == set(product(options("profile"), options("mode")))
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -230,7 +230,7 @@ OWN: Mapping[str, str] = {
 """Argument -> the setting that decides it; the rest of `arguments_of` writes these."""
 
 ELSEWHERE: Mapping[str, str] = {
-    **dict.fromkeys(("until", "resume", "backend.name"), "what is done, and by whom"),
+    **dict.fromkeys(("until", "explain", "resume", "backend.name"), "what is done, and by whom"),
     **dict.fromkeys(("model.name", "model.kin", "model.family", "model.trust_header"), "which model it is taken for"),
     "model.tokenizer": "links in job/tokenizers",
     "model.parts": "PARTS",
