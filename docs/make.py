@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,6 +25,7 @@ from docs.memory_page import memory_tables
 from docs.memory_profiles_page import profiles_table
 from docs.models_page import model_tables
 from docs.optimizers_page import optimizer_table
+from docs.profiles_page import grade_table, kin_table, profile_tables
 from docs.rules_page import rule_tables
 from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
@@ -40,7 +41,7 @@ WORDS = {int: "whole number", float: "number", bool: "true, false", str: "text",
 TABLES_OF_FIGURES = (
     "figures",
     "profile.figures",
-    "profile.grades",
+    "profile.known",
     "model.figures",
     "model.known",
     "model.signature",
@@ -49,12 +50,6 @@ TABLES_OF_FIGURES = (
     "optimizer.known",
     "memory.known",
 )
-IN_ONE_COLUMN = (
-    *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),
-    *(("samples_per_image", "samples_floor", "samples_cap"), ("scheduler", "scheduler_cycles")),
-    *(("min_snr_gamma", "noise_offset"), ("shuffle_tags", "keep_tags")),
-)
-"""Figures that are read together."""
 
 
 def main() -> None:
@@ -248,66 +243,6 @@ def one_line(text: str) -> str:
     return f"{words if begins_with_value else words[:1].upper() + words[1:]}." if words else ""
 
 
-# ---------------------------------------------------------------------------------------------------------- profiles
-
-
-def profile_tables() -> str:
-    """Each profile's figures by mode."""
-    parts = []
-    for profile in profiles():
-        parts.append(f"### {profile['name']}\n\n{one_line(profile['purpose'])}\n")
-        parts += [f"`mode={mode}`\n\n{figure_tables(rows)}" for mode, rows in profile["figures"].items()]
-    return "\n".join(parts)
-
-
-def profiles() -> list[dict[str, Any]]:
-    """As their files have them."""
-    return [read_yaml(file) for file in sorted((CONF / "profile").glob("*.yaml"))]
-
-
-def figure_tables(rows: dict[str, dict[str, object]]) -> str:
-    """Figures in which models differ: a row a model; then those that all of them have."""
-    whole = {model: row | rows["all"] | row for model, row in rows.items() if model != "all"}
-    names = dict.fromkeys(name for row in whole.values() for name in row)
-    differing = [group for group in grouped(names) if any(len(told(whole, name)) > 1 for name in group)]
-    lines = (
-        (model, *(" / ".join(figure(row[name]) for name in group) for group in differing))
-        for model, row in whole.items()
-    )
-    titles = ("model", *(" / ".join(f"`{name}`" for name in group) for group in differing))
-    same = (name for name in names if not any(name in group for group in differing))
-    return f"{table(titles, lines)}\nAll: {', '.join(f'`{name}` {told(whole, name).pop()}' for name in same)}.\n"
-
-
-def grouped(names: Collection[str]) -> list[tuple[str, ...]]:
-    """In columns, in the order of the first of each."""
-    columns = {name: group for group in IN_ONE_COLUMN for name in group}
-    groups = (tuple(part for part in columns.get(name, (name,)) if part in names) for name in names)
-    return list(dict.fromkeys(groups))
-
-
-def told(rows: dict[str, dict[str, object]], name: str) -> set[str]:
-    """What the rows say of a figure."""
-    return {figure(row[name]) for row in rows.values()}
-
-
-def figure(value: object) -> str:
-    """As one would type it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, int | float):
-        return "null" if value is None else str(value)
-    return re.sub(r"(\.0)?e-0*", "e-", f"{value:.1e}") if 0 < value < 0.01 else f"{value:g}"
-
-
-def grade_table() -> str:
-    """A row a model, a column a profile."""
-    grades = {profile["name"]: profile["grades"] for profile in profiles()}
-    models = dict.fromkeys(model for by_model in grades.values() for model in by_model)
-    rows = ((model, *(by_model.get(model, "") for by_model in grades.values())) for model in models)
-    return table(("model", *grades), rows)
-
-
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
@@ -335,8 +270,9 @@ def typed(fix: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "groups": group_tables,
     "settings": settings_tables,
-    "profiles": profile_tables,
-    "grades": grade_table,
+    "profiles": lambda: profile_tables(table),
+    "grades": lambda: grade_table(table),
+    "kin": lambda: kin_table(table),
     "causes": cause_table,
     "models": lambda: model_tables(table),
     "kohya": lambda: kohya_tables(table),

@@ -1,4 +1,4 @@
-"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | audit | runs repair | runs ui"""
+"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | audit | profiles | runs ..."""
 
 from __future__ import annotations
 
@@ -58,6 +58,23 @@ def audit(arguments: argparse.Namespace) -> int:
     return 1 if found.failed else 0
 
 
+def profiles(arguments: argparse.Namespace) -> int:
+    from pipeline.profiles import catalog, telling
+
+    folders = (*map(Path, arguments.config_dir), catalog.CONF)
+    made, models = catalog.profiles(folders), catalog.models(folders)
+    chosen = [catalog.named("profile", arguments.name, made)] if arguments.name else list(made.values())
+    if arguments.model:
+        models = {arguments.model: catalog.named("model", arguments.model, models)}
+    if arguments.json:
+        _tell([telling.as_json(chosen, models, whole=bool(arguments.name or arguments.model))])
+    elif arguments.name:
+        telling.print_profile(chosen[0], models, arguments.model)
+    else:
+        telling.print_profiles(made, models)
+    return 0
+
+
 def repair(arguments: argparse.Namespace) -> int:
     from pipeline.tracking.repair import repair_runs
 
@@ -89,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("--root", metavar="DIR", help="its checkout; default: SD_SCRIPTS_ROOT, else what was audited")
     auditing.add_argument("--json", action="store_true", help="print one object")
     auditing.set_defaults(verb=audit)
+    choosing = verbs.add_parser("profiles", help="tell the training profiles: what they are for, and their figures")
+    choosing.add_argument("name", nargs="?", metavar="NAME", help="one of them, with all that it says")
+    choosing.add_argument("--model", metavar="MODEL", help="for this model; default: a row for each")
+    choosing.add_argument("--json", action="store_true", help="print one object")
+    choosing.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help="as of run.py")
+    choosing.set_defaults(verb=profiles)
     runs = verbs.add_parser("runs", help="the tracked runs").add_subparsers(required=True, metavar="VERB")
     repairing = runs.add_parser("repair", help="end the MLflow runs of killed runs, and send what they lack")
     repairing.add_argument("folders", nargs="*", help="default: outputs and multirun, here and in the checkout")

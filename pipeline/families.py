@@ -103,12 +103,24 @@ class Kohya:
     """Arguments of those scripts that must be so for this family, by sd-scripts' own names."""
 
 
+class PromptForm(Enum):
+    """phrases: a few between commas, in words of every day; tags: those of Danbooru."""
+
+    phrases = "phrases"
+    sentences = "sentences"
+    tags = "tags"
+
+
 @dataclass
 class Prompts:
     """How the family is spoken to."""
 
     form: str
     """In a few words: tags, sentences, what comes first."""
+    kind: PromptForm
+    """Which of a profile's sample prompts suit it."""
+    template: str
+    """Where such a prompt goes, in place of {}, among the words that this family always wants."""
     examples: list[str]
     """Sample prompts, for datasets that bring none."""
     negative: str

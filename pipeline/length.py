@@ -67,6 +67,8 @@ def batch_of(settings: Settings) -> int:
 
 def warmup_of(train: Train, steps: int, typed: Collection[str]) -> tuple[int, Choice | None]:
     """Updates of the warm-up: at most a tenth of all, unless more was `typed`."""
+    if "train.warmup_steps" in typed and train.warmup_steps is not None:
+        return min(train.warmup_steps, steps), None
     asked, most = asked_warmup(train, steps), round(MOST_WARMUP * steps)
     if asked <= most or "train.warmup_fraction" in typed:
         return asked, None
@@ -76,7 +78,7 @@ def warmup_of(train: Train, steps: int, typed: Collection[str]) -> tuple[int, Ch
 
 def asked_warmup(train: Train, steps: int) -> int:
     """Updates of the warm-up as the settings have it."""
-    return round(train.warmup_fraction * steps)
+    return train.warmup_of(steps)
 
 
 def length_problems(settings: Settings) -> Iterator[Problem]:

@@ -60,6 +60,9 @@ OTHER_NAMES = {
 }
 """What other trainers call our settings."""
 FACTS = {
+    "profile.known",
+    "profile.figures",
+    "model.figures",
     "model.known",
     "model.signature",
     "backend.measures_heldout",
@@ -287,9 +290,18 @@ def refusal(override: str) -> Problem | None:
     key, _, value = override.lstrip("+~").partition("=")
     if override.startswith("~") and key in _schema():
         return Problem(override, value, f"a run needs its {key}: it can be changed, not taken away", f"{key}=...")
+    fact = _fact(key)
+    if fact is not None:
+        reason = f"{fact} holds what is known; it is no setting"
+        return Problem(key, value, reason, f"leave it out, or change the file in conf/{fact.partition('.')[0]}")
     if not override.startswith("+") or key.startswith("hydra") or "/" in key or "@" in key or _may_be_added(key):
         return None
     return _unknown(key, value)
+
+
+def _fact(key: str) -> str | None:
+    """The facts that it is among."""
+    return next((fact for fact in sorted(FACTS) if f"{key}.".startswith(f"{fact}.")), None)
 
 
 def _may_be_added(key: str) -> bool:

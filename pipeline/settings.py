@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import Known
-from pipeline.figures import found, rows_of
+from pipeline.figures import BEHIND_AUTO, NOTHING, found, optimizer_behind_auto, rows_of
+from pipeline.guidance import Guidance
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,6 +78,15 @@ class Scheduler(Enum):
     linear = "linear"
     cosine = "cosine"
     cosine_restarts = "cosine_restarts"
+
+
+class TimestepSampling(Enum):
+    """How often a flow sees each amount of noise. logit_normal: the sigmoid of a normal number, most often the middle;
+    by_resolution: that, shifted towards noise by the size of the picture, as the model's trainer does it."""
+
+    uniform = "uniform"
+    logit_normal = "logit_normal"
+    by_resolution = "by_resolution"
 
 
 class RateMeaning(Enum):
@@ -187,9 +197,8 @@ class Profile:
     """The option of the group."""
     purpose: str
     """What it is for."""
-    grades: dict[str, Any]
-    """In mode lora: model -> how well the learning rate is supported: A several sources agree, B one source, C taken
-    from a relative."""
+    known: Guidance
+    """What the profile tells of itself; nothing in here is a setting."""
     figures: dict[str, Any]
     """mode -> model -> figure -> value; the row `all` is for every model. A key of the config takes its value by
     `${figure:name}`."""
@@ -351,10 +360,18 @@ class Train:
     """Curve of the learning rate after the warm-up."""
     scheduler_cycles: int
     """Restarts of cosine_restarts."""
+    warmup_steps: Optional[int]
+    """Updates in which the rate rises to its peak, and never more than `warmup_fraction` of them all; null: as many as
+    that."""
     warmup_fraction: float
-    """Share of the updates in which the rate rises to its peak."""
+    """Share of the updates in which the rate rises to its peak, or may at most."""
     min_snr_gamma: Optional[float]
     """Limits the weight of nearly noiseless samples (arXiv 2303.09556); null: every timestep weighs the same."""
+    timestep_sampling: Optional[TimestepSampling]
+    """How a flow's timesteps are drawn; null: as the trainer does it by itself, and for models that are no flow."""
+    timestep_shift: Optional[float]
+    """Moves the drawn timesteps t of a flow towards noise: s t / (1 + (s - 1) t), in SD 3's paper (arXiv 2403.03206);
+    null: not at all."""
     noise_offset: float
     """Adds so much noise that is equal over a whole channel, for darker and lighter pictures."""
     caption_dropout: float
@@ -371,6 +388,11 @@ class Train:
     """The newest so many stay."""
     heldout_every_steps: int
     """0: only before and after."""
+
+    def warmup_of(self, steps: int) -> int:
+        """Updates of the warm-up of a run of so many."""
+        most = round(self.warmup_fraction * steps)
+        return most if self.warmup_steps is None else min(self.warmup_steps, most)
 
 
 @dataclass
@@ -506,7 +528,7 @@ def decided(value: T | None) -> T:
 def plain(settings: Settings) -> dict[str, Any]:
     """Nested dicts of numbers, strings, lists and None; the tables of figures and facts are left out."""
     nested: dict[str, Any] = _values(settings)
-    del nested["profile"]["figures"], nested["profile"]["grades"]
+    del nested["profile"]["figures"], nested["profile"]["known"]
     for facts in ("figures", "known", "signature"):
         del nested["model"][facts]
     del nested["backend"]["measures_heldout"], nested["backend"]["encodes_once"]
@@ -547,10 +569,13 @@ def register() -> None:
     store.store(group="schema", name="finetune", node=FinetuneMode)
     store.store(group="schema", name="native", node=NativeBackend)
     store.store(group="schema", name="kohya", node=KohyaBackend)
+    store.store(name=NOTHING, node={})
     OmegaConf.register_new_resolver("figure", _figure, replace=True)
+    OmegaConf.register_new_resolver(BEHIND_AUTO, _optimizer_behind_auto, replace=True)
     OmegaConf.register_new_resolver("where_measured", _where_measured, replace=True)
     OmegaConf.register_new_resolver("where_dropped", _where_dropped, replace=True)
     OmegaConf.register_new_resolver("with_convolutions", _with_convolutions, replace=True)
+    OmegaConf.register_new_resolver("with_rank", _with_rank, replace=True)
     OmegaConf.register_new_resolver("for_optimizer", _for_optimizer, replace=True)
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
@@ -601,6 +626,25 @@ def _figure(name: str, *, _root_: DictConfig) -> Any:
             f"profile {profile.name!r} has no figure {name!r} for model {model.name!r} in mode {mode!r}"
         )
     return figure.value
+
+
+def _optimizer_behind_auto(optimizer: str, model: str, profile: str, mode: str) -> str:
+    """The file whose optimizer optimizer=auto is, asked for while Hydra collects the files: nothing is composed yet, so
+    the options are read as they stand in the folders that Hydra looks in."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    if optimizer != "auto":
+        return NOTHING
+    searched = [each.path for each in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+    folders = [Path(path.removeprefix("file://")) for path in searched if "://" not in path.removeprefix("file://")]
+    return f"optimizer/{optimizer_behind_auto(folders, model, profile, mode)}"
+
+
+def _with_rank(alpha: float, *, _root_: DictConfig) -> float:
+    """A figure of alpha, in proportion where the rank is not the one that it belongs to: lr x alpha / rank stays, and
+    ranks can be compared."""
+    rank, meant = _root_.network.rank, _figure("rank", _root_=_root_)
+    return alpha if rank == meant or rank < 1 else float(f"{alpha * rank / meant:.6g}")
 
 
 def _with_convolutions(value: Any, *, _root_: DictConfig) -> Any:

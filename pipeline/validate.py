@@ -41,6 +41,7 @@ from pipeline.memory.parameters import trained_parameters
 from pipeline.memory.profiles import AUTO, first_candidate, fit_memory, left_to_memory
 from pipeline.optimizer.choose import Chosen, Trial, choose_optimizer
 from pipeline.optimizer.trial import Bench
+from pipeline.profiles.catalog import kin_choice
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
 from pipeline.settings import PlatformName, Prediction, RateMeaning, Settings, decided
 
@@ -376,6 +377,7 @@ def _plan(
     prediction, predicted = settings.model.prediction, predicts(settings, checkpoint)
     choices = (
         model_choice(settings, checkpoint),
+        kin_choice(settings),
         _platform_choice(settings, facts),
         precision_choice,
         machines_choice(settings),
@@ -502,7 +504,7 @@ NOT_IN_THE_WEIGHTS = (
         "train.checkpoint_every_steps",
     ),
     *("train.keep_checkpoints", "train.heldout_every_steps", "train.gradient_checkpointing"),
-    *("train.max_steps", "train.epochs", "train.min_steps", "train.samples_", "train.warmup_fraction"),
+    *("train.max_steps", "train.epochs", "train.min_steps", "train.samples_", "train.warmup_"),
 )
 """Beginnings of settings that change no weight, or only by what `fingerprint` adds: model and pictures count by their
 content, steps by their number, the machine by what was chosen for it."""

@@ -17,7 +17,7 @@ from pipeline.checks.networks import network_problems
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.figures import found, rows_of
 from pipeline.records import Platform
-from pipeline.settings import PROJECT, Settings, from_config, register
+from pipeline.settings import PROJECT, RateMeaning, Settings, from_config, register
 from pipeline.validate import validate
 from tests import given, golden_kohya
 
@@ -264,7 +264,8 @@ def unlike_the_model(settings: Settings) -> Iterator[str]:
     if settings.network is not None:
         rate *= settings.network.alpha / settings.network.rank
         low, high = known.learning_rates.lora_low, known.learning_rates.lora_high
-    if (low is not None and rate < 0.999 * low) or (high is not None and rate > 1.001 * high):
+    is_rate = settings.optimizer.known.rate is RateMeaning.rate
+    if is_rate and ((low is not None and rate < 0.999 * low) or (high is not None and rate > 1.001 * high)):
         yield f"learning rate {rate:g}, known are {low} to {high}"
     if not known.resolution.min_px <= settings.train.resolution_px <= known.resolution.max_px:
         yield f"resolution {settings.train.resolution_px}, known is {known.resolution}"
@@ -283,7 +284,7 @@ def test_every_network_is_one_that_its_algorithm_can_be(network: str) -> None:
 @cache
 def used_figures() -> set[str]:
     lines = [line.partition("#")[0] for file in FILES for line in file.read_text().splitlines()]
-    return {name for line in lines for name in re.findall(r"\$\{figure:(\w+)\}", line)}
+    return {name for line in lines for name in re.findall(r"\$\{figure:(\w+)\}", line)} | {"optimizer"}
 
 
 @cache
@@ -322,12 +323,11 @@ def test_every_figure_of_a_row_is_used_by_the_config(row: str) -> None:
 
 
 @pytest.mark.parametrize("profile", options("profile"))
-def test_a_profile_has_a_row_and_a_grade_for_every_model(profile: str) -> None:
+def test_a_profile_has_a_row_and_its_evidence_for_every_model(profile: str) -> None:
     made = read("profile", profile)
-    assert list(made["figures"]) == ["lora", "finetune"]
+    assert list(made["figures"]) == list(made["known"]["evidence"]) == ["lora", "finetune"]
     assert all(list(rows) == ["all", *UNETS, *FLOWS] for rows in made["figures"].values())
-    assert list(made["grades"]) == [*UNETS, *FLOWS]
-    assert set(made["grades"].values()) <= {"A", "B", "C"}
+    assert all(list(rows) == [*UNETS, *FLOWS] for rows in made["known"]["evidence"].values())
 
 
 @pytest.mark.parametrize("mode", options("mode"))
@@ -370,7 +370,8 @@ def test_no_row_repeats_what_all_says() -> None:
 def test_numbers_are_numbers() -> None:
     """YAML reads 1e-4 as a text and 1.0e-4 as a number."""
     texts = {value for row in figure_rows().values() for value in row.values() if isinstance(value, str)}
-    assert texts <= {"lora", "locon", "constant", "linear", "cosine", "cosine_restarts"}
+    names = {"lora", "locon", "constant", "linear", "cosine", "cosine_restarts", "adamw8bit", "prodigy"}
+    assert texts <= names | {"uniform", "logit_normal", "by_resolution"}
 
 
 def test_adapters_learn_at_a_rate_that_people_report() -> None:
@@ -387,6 +388,22 @@ def test_finetunes_learn_at_a_rate_that_people_report() -> None:
 def test_flow_models_have_nothing_that_needs_a_noise_schedule(mode: str) -> None:
     for profile, model, row in whole_rows(mode):
         assert model in UNETS or (row["min_snr_gamma"], row["noise_offset"]) == (None, 0), (profile, model)
+
+
+@pytest.mark.parametrize("mode", options("mode"))
+def test_flow_models_say_how_their_timesteps_are_drawn_and_no_others_do(mode: str) -> None:
+    for profile, model, row in whole_rows(mode):
+        assert (row["timestep_sampling"] is not None) == (model in FLOWS), (profile, model)
+        assert model in FLOWS or row["timestep_shift"] is None, (profile, model)
+
+
+def test_figures_name_optimizers_that_take_weight_decay_and_two_betas() -> None:
+    """conf/optimizer/auto.yaml passes both on."""
+    named = {row["optimizer"] for mode in ("lora", "finetune") for _, _, row in whole_rows(mode)}
+    args = {name: read("optimizer", name)["args"] for name in named}
+    assert {name: (len(each["betas"]), "weight_decay" in each) for name, each in args.items()} == dict.fromkeys(
+        named, (2, True)
+    )
 
 
 @pytest.mark.parametrize("mode", options("mode"))

@@ -322,10 +322,10 @@ def test_lycoris_is_looked_for_where_it_will_run() -> None:
 
 
 def test_what_suits_the_family_and_is_set_otherwise_is_warned_of() -> None:
-    settings = composed("flux_dev", "lora", "+backend.args.discrete_flow_shift=2.0")
+    settings = composed("flux_dev", "lora", "+backend.args.guidance_scale=3.5")
     warnings = list(kohya_warnings(sized(settings), facts_of(settings)))
-    told = "backend.args.discrete_flow_shift=2.0: FLUX.1 [dev] is trained with 3.1582"
-    assert f"{told}; try backend.args.discrete_flow_shift=3.1582" in warnings
+    told = "backend.args.guidance_scale=3.5: FLUX.1 [dev] is trained with 1.0"
+    assert f"{told}; try backend.args.guidance_scale=1.0" in warnings
 
 
 def test_without_a_checkout_the_audited_version_speaks() -> None:

@@ -20,12 +20,8 @@ TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
 TRAINER_LIBRARIES = {"torch", "diffusers", "transformers", "lycoris", "accelerate", "bitsandbytes", "peft"}
 RECORDS = {
-    "pipeline.records",
-    "pipeline.settings",
-    "pipeline.families",
-    "pipeline.figures",
-    "pipeline.errors",
-    "pipeline",
+    *("pipeline.records", "pipeline.settings", "pipeline.families", "pipeline.guidance", "pipeline.figures"),
+    *("pipeline.errors", "pipeline"),
 }
 VAGUE_NAMES = {"utils", "util", "common", "manager", "base", "helpers", "misc"}
 GROUPS_WITHOUT_FIELD = {"experiment", "schema"}
@@ -88,6 +84,7 @@ def height(module: str) -> int:
             "pipeline.settings": 1,
             "pipeline.records": 1,
             "pipeline.families": 0,
+            "pipeline.guidance": 0,
             "pipeline.figures": 0,
         }[module]
     return 2

@@ -17,7 +17,7 @@ import yaml
 from pipeline.families import Shape
 from pipeline.memory.estimate import MemoryEstimate
 from pipeline.optimizer.catalog import AUTO as AUTO_OPTIMIZER
-from pipeline.optimizer.catalog import AUTO_IS, in_8_bits, options
+from pipeline.optimizer.catalog import behind_auto, in_8_bits, is_in_8_bits, options
 from pipeline.records import Choice, Machine
 from pipeline.settings import (
     PROJECT,
@@ -192,14 +192,13 @@ def _optimizer(optimizer: Optimizer, *, eight_bits: bool) -> Optimizer:
     """optimizer=auto becomes one that has a name. Arguments stay: the two of them do the same to the weights."""
     if optimizer.name != AUTO_OPTIMIZER:
         return optimizer
-    plain, small = options()[AUTO_IS], in_8_bits(AUTO_IS)
-    if not eight_bits or optimizer.target != plain.target:
-        return replace(optimizer, name=plain.name)
+    name = behind_auto(optimizer)
+    small = in_8_bits(name)
+    if not eight_bits or small is None or optimizer.target != options()[name].target:
+        return replace(optimizer, name=name)
     args = {name: value for name, value in optimizer.args.items() if name in small.args}
     assert small.known is not None
-    return replace(
-        optimizer, name=small.name, target=small.target, args=args, falls_back_to=plain.name, known=small.known
-    )
+    return replace(optimizer, name=small.name, target=small.target, args=args, falls_back_to=name, known=small.known)
 
 
 # ---------------------------------------------------------------------------------------------------- a run goes on
@@ -224,7 +223,7 @@ def as_it_began(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
 
 
 def _as_it_was(optimizer: Optimizer, name: str) -> Optimizer:
-    return _optimizer(optimizer, eight_bits=name != AUTO_IS)
+    return _optimizer(optimizer, eight_bits=name in options() and is_in_8_bits(options()[name]))
 
 
 def left_to_memory(asked: Settings) -> dict[str, object]:

@@ -13,7 +13,8 @@ from pipeline.settings import PROJECT, KnownOptimizer, Optimizer, RateMeaning, S
 
 OPTIMIZERS = PROJECT / "conf" / "optimizer"
 AUTO, AUTO_IS = "auto", "adamw"
-"""The option that the memory profile decides, and what it is where memory does not matter."""
+"""The option that the profile decides on, and the memory profile; and what it is called where its class is replaced by
+one that no option is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _option(written: Mapping[str, Any]) -> Option:
 
 def asked_for(optimizer: Optimizer) -> Option:
     """What the settings ask for. Facts are those of the class: `optimizer.target=...` leaves its option's behind."""
-    name = AUTO_IS if optimizer.name == AUTO else optimizer.name
+    name = behind_auto(optimizer) if optimizer.name == AUTO else optimizer.name
     own = options().get(name)
     if own is None or own.target == optimizer.target:  # None: a file of the user's, with facts of its own
         return Option(name, optimizer.target, optimizer.args, optimizer.falls_back_to, optimizer.known)
@@ -70,19 +71,25 @@ def asked_for(optimizer: Optimizer) -> Option:
     return Option(same.name, same.target, optimizer.args, same.falls_back_to, same.known)
 
 
-def in_8_bits(name: str) -> Option:
+def behind_auto(optimizer: Optimizer) -> str:
+    """The option that optimizer=auto is, by its class."""
+    return next((option.name for option in options().values() if option.target == optimizer.target), AUTO_IS)
+
+
+def in_8_bits(name: str) -> Option | None:
     """The option that does the same to the weights with a state in 8 bits on the device, and falls back to this one."""
-    return next(
-        option
-        for option in options().values()
-        if option.falls_back_to == name and option.known is not None and option.known.twin and not option.known.paged
-    )
+    small = (option for option in options().values() if option.falls_back_to == name and is_in_8_bits(option))
+    return next((option for option in small if option.known is not None and not option.known.paged), None)
+
+
+def is_in_8_bits(option: Option) -> bool:
+    return option.known is not None and option.known.twin is not None
 
 
 def packages_of(optimizer: Optimizer) -> set[str]:
     """Top-level modules that the settings may lead to."""
-    small = {in_8_bits(AUTO_IS).package} if optimizer.name == AUTO else set()
-    return {option.package for option in chain_of(optimizer)} | small
+    small = in_8_bits(behind_auto(optimizer)) if optimizer.name == AUTO else None
+    return {option.package for option in chain_of(optimizer)} | ({small.package} if small else set())
 
 
 def chain_of(optimizer: Optimizer) -> tuple[Option, ...]:

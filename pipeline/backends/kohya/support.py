@@ -34,6 +34,7 @@ from pipeline.backends.kohya.train_file import (
     value_problems,
 )
 from pipeline.backends.kohya.translation import (
+    FREE_WHERE_NULL,
     MAY_BE_MISSING,
     PATHS,
     TEXT_ENCODER_RATES,
@@ -241,12 +242,16 @@ def _refusal(script: Script, name: str, value: object) -> Problem | None:
     if argument is None:
         reason = unknown_reason(script.parser, name)
         return Problem(key, value, reason, f"leave {key} out; python -m pipeline audit lists what there is")
-    if name in writes:
+    if name in writes and not _is_left_open(script, writes[name]):
         return Problem(key, value, f"is what {writes[name]} sets", f"{writes[name]}=...")
     if name in withheld:
         return Problem(key, value, f"is not offered: {withheld[name]}", f"leave {key} out")
     wrong = check_value(argument, value) or _missing_file(name, value)
     return None if wrong is None else Problem(key, value, wrong, f"{key}=...")
+
+
+def _is_left_open(script: Script, setting: str) -> bool:
+    return setting in FREE_WHERE_NULL and script.settings.flat()[setting] is None
 
 
 def _missing_file(name: str, value: object) -> str | None:

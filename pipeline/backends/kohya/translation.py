@@ -15,9 +15,9 @@ from pipeline.backends.kohya.manifest import load
 from pipeline.backends.kohya.network import NetworkPart, network_part
 from pipeline.backends.kohya.scripts import ADAPTERS as LORA
 from pipeline.backends.kohya.scripts import CHECKPOINTS as FINETUNE
-from pipeline.backends.kohya.scripts import EVERY, NOISE, SD, SWAPPING
+from pipeline.backends.kohya.scripts import EVERY, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING
 from pipeline.records import Plan, Predicted
-from pipeline.settings import Scheduler, Settings, decided
+from pipeline.settings import Scheduler, Settings, TimestepSampling, decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,31 @@ def _warmup_steps(c: Context) -> int:
     return c.warmup_steps * c.num_processes
 
 
+def _timestep_sampling(c: Context) -> str | None:
+    """get_noisy_model_input_and_timesteps of flux_train_utils.py and lumina_train_util.py: sigma is uniform, and it and
+    shift are shifted."""
+    sampling, shifted = c.settings.train.timestep_sampling, _timestep_shift(c) is not None
+    by_resolution = "nextdit_shift" if c.script in LUMINA else "flux_shift"
+    names = {
+        None: None,
+        TimestepSampling.uniform: "sigma" if shifted else "uniform",
+        TimestepSampling.logit_normal: "shift" if shifted else "sigmoid",
+        TimestepSampling.by_resolution: by_resolution,
+    }
+    return names[sampling]
+
+
+def _timestep_shift(c: Context) -> float | None:
+    shift = c.settings.train.timestep_shift
+    return None if shift is None or shift == 1 else float(shift)
+
+
+def _sd3_sampling(c: Context) -> str | None:
+    """compute_density_for_timestep_sampling of sd3_train_utils.py, which has no shift by resolution."""
+    sampling = c.settings.train.timestep_sampling
+    return None if sampling is None else sampling.value
+
+
 def _optimizer_args(c: Context) -> list[str]:
     """Read back by `ast.literal_eval`."""
     return [f"{name}={_literal(value)}" for name, value in c.settings.optimizer.args.items()]
@@ -153,6 +178,10 @@ TABLE: tuple[Row, ...] = (
         ),
     ),
     Row("train.min_snr_gamma", "min_snr_gamma", lambda c: c.settings.train.min_snr_gamma, NOISE),
+    Row("train.timestep_sampling", "timestep_sampling", _timestep_sampling, FLOW - SD3),
+    Row("train.timestep_shift", "discrete_flow_shift", _timestep_shift, FLOW - SD3),
+    Row("train.timestep_sampling", "weighting_scheme", _sd3_sampling, SD3),
+    Row("train.timestep_shift", "training_shift", lambda c: c.settings.train.timestep_shift, SD3),
     Row("train.noise_offset", "noise_offset", lambda c: float(c.settings.train.noise_offset), NOISE),
     Row(
         "optimizer.target",
@@ -246,6 +275,7 @@ ELSEWHERE: Mapping[str, str] = {
         ("train.epochs", "train.samples_per_image", "train.samples_floor", "train.samples_cap", "train.min_steps"),
         "the number of steps",
     ),
+    "train.warmup_steps": "lr_warmup_steps, with train.warmup_fraction",
     **dict.fromkeys(
         (
             *("hardware.num_processes", "hardware.num_machines", "hardware.machine_rank"),
@@ -317,6 +347,8 @@ WITHHELD: Mapping[str, str] = {
     "no_token_padding": "train_db.py is not used here",
 }
 """Argument -> why it is not offered."""
+FREE_WHERE_NULL = {"train.timestep_sampling", "train.timestep_shift"}
+"""Settings that leave their argument to `backend.args` where they are null: it takes values that they have not."""
 NOT_FOR_ADAPTERS = {"learning_rate": "the LoRA scripts take optimizer.lr as unet_lr"}
 
 

@@ -15,6 +15,8 @@ READ_BY_SAMPLING: Mapping[str, tuple[str, ...]] = {
     "discrete_flow_shift": ("shift", "sigma"),
 }
 """get_noisy_model_input_and_timesteps of flux_train_utils.py and lumina_train_util.py."""
+SHIFTED, LEFT_OPEN = "train.timestep_sampling=logit_normal", "train.timestep_sampling=null"
+"""What to type for a sampling that reads them, and to say by backend.args what no setting says."""
 READ_BY_WEIGHTING: Mapping[str, str] = {"logit_mean": "logit_normal", "logit_std": "logit_normal", "mode_scale": "mode"}
 
 
@@ -24,11 +26,11 @@ def flow_timesteps(asked: Asked) -> Iterator[Problem]:
     for name, samplings in READ_BY_SAMPLING.items():
         if sampling is not None and is_changed(asked, name) and sampling not in samplings:
             reason = f"timestep_sampling={sampling} does not read it (only {' and '.join(samplings)} do)"
-            yield problem_of(asked, name, reason, f"backend.args.timestep_sampling={samplings[0]}")
+            yield problem_of(asked, name, reason, SHIFTED)
     for name, scheme in READ_BY_WEIGHTING.items():
         if is_changed(asked, name) and weighting != scheme:
             reason = f"weighting_scheme={weighting} does not read it"
-            yield problem_of(asked, name, reason, f"backend.args.weighting_scheme={scheme}")
+            yield problem_of(asked, name, reason, f"{LEFT_OPEN} backend.args.weighting_scheme={scheme}")
 
 
 def flow_weighting(asked: Asked) -> Iterator[Problem]:
@@ -36,7 +38,7 @@ def flow_weighting(asked: Asked) -> Iterator[Problem]:
     weighting, sampling = asked.value("weighting_scheme"), asked.value("timestep_sampling")
     if weighting in READ_BY_WEIGHTING.values() and sampling not in (None, "sigma"):
         reason = f"it draws timesteps, and timestep_sampling={sampling} draws them otherwise"
-        yield problem_of(asked, "weighting_scheme", reason, "backend.args.timestep_sampling=sigma")
+        yield problem_of(asked, "weighting_scheme", reason, f"{LEFT_OPEN} backend.args.timestep_sampling=sigma")
     predicted = asked.value("model_prediction_type")
     if weighting in ("sigma_sqrt", "cosmap") and predicted not in (None, "sigma_scaled"):
         reason = f"it weighs the loss, which model_prediction_type={predicted} leaves as it is"

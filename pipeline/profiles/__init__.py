@@ -1,0 +1,1 @@
+"""The training profiles, read as their files stand, and told to people who choose one."""
