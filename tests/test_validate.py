@@ -398,8 +398,8 @@ def test_automatic_choices_are_kept_with_their_reasons() -> None:
     settings = given.settings(data__heldout_dir=None, data__heldout_fraction=0.2)
     keys = [choice.key for choice in plan(settings).choices]
     assert keys == [
-        *("hardware", "hardware.precision", "model.prediction", "data.heldout_fraction", "train.max_steps"),
-        *("sample.prompts", "memory", "train.batch_size", "memory.peak", "disk"),
+        *("profile", "hardware", "hardware.precision", "model.prediction", "data.heldout_fraction"),
+        *("train.max_steps", "sample.prompts", "memory", "train.batch_size", "memory.peak", "disk"),
     ]
     assert all(choice.reason for choice in plan(settings).choices)
 
@@ -412,7 +412,8 @@ def test_what_was_asked_for_is_no_choice() -> None:
         train__max_steps=5,
         sample__prompts=["a"],
     )
-    assert [choice.key for choice in plan(settings).choices] == ["memory", "train.batch_size", "memory.peak", "disk"]
+    left = ["profile", "memory", "train.batch_size", "memory.peak", "disk"]
+    assert [choice.key for choice in plan(settings).choices] == left
 
 
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp16])

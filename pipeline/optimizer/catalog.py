@@ -72,8 +72,9 @@ def asked_for(optimizer: Optimizer) -> Option:
 
 
 def behind_auto(optimizer: Optimizer) -> str:
-    """The option that optimizer=auto is, by its class."""
-    return next((option.name for option in options().values() if option.target == optimizer.target), AUTO_IS)
+    """The option that optimizer=auto is, by its class and facts: one whose target was typed has another's facts."""
+    same = (each for each in options().values() if (each.target, each.known) == (optimizer.target, optimizer.known))
+    return next((option.name for option in same), AUTO_IS)
 
 
 def in_8_bits(name: str) -> Option | None:
