@@ -140,7 +140,7 @@ def _phase(load: Load, name: str, moments: Iterable[Iterable[Term]]) -> Phase:
 
 def _moment(load: Load, terms: Iterable[Term]) -> tuple[Term, ...]:
     real = tuple(_real(terms))
-    gaps = _total(real) * FRAGMENTATION if load.leaves_gaps else 0
+    gaps = _total(real) * FRAGMENTATION
     spare = Term("fragmentation", gaps, "that the allocator keeps between tensors")
     what = ("libraries", "torch and all that it works with") if load.on_cpu else ("context", "driver and kernels")
     return (*real, spare, Term(what[0], load.context_bytes, what[1]))

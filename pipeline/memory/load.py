@@ -56,8 +56,6 @@ class Load:
     """Held-out pictures that go through the denoiser at once; 0: there is no such phase."""
     on_cpu: bool = False
     """The libraries take of the same memory, and convolutions work on weights in oneDNN's order."""
-    leaves_gaps: bool = True
-    """The allocator keeps gaps between tensors; False where freed memory goes back at once."""
     context_bytes: int = 0
     """Of driver and kernels; on a CPU of the libraries."""
 

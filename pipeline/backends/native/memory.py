@@ -17,7 +17,7 @@ HELDOUT_BATCH = 8
 
 def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
     """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
-    and VAE work in float32: they are loaded so. On a CPU freed memory goes back at once (heap.py)."""
+    and VAE work in float32: they are loaded so."""
     judged = facts.dataset is not None and bool(facts.dataset.heldout)
     return replace(
         plain_load(settings, facts, checkpoint),
@@ -25,7 +25,6 @@ def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Loa
         encoder_bytes=4,
         vae_bytes=4,
         heldout_batch=HELDOUT_BATCH if judged else 0,
-        leaves_gaps=facts.machine.platform != "cpu",
     )
 
 
