@@ -57,7 +57,14 @@ def two_values(mode: str) -> dict[str, tuple[Any, Any]]:
             for name, value in row.items():
                 seen.setdefault(name, [])
                 seen[name] += [value] if value is not None and value not in seen[name] else []
-    return {name: (values[0], values[1] if len(values) > 1 else values[0] + 1) for name, values in seen.items()}
+    return {name: (values[0], values[1] if len(values) > 1 else beside(values[0])) for name, values in seen.items()}
+
+
+def beside(value: Any) -> Any:
+    """Another value of its kind; an optimizer is the one name that all rows of a mode share."""
+    if isinstance(value, list):
+        return [each / 2 for each in value]
+    return "adamw" if isinstance(value, str) else value + 1
 
 
 def row(mode: str, which: int) -> Figures:

@@ -76,7 +76,9 @@ def test_problems_name_key_value_limits_and_what_to_type() -> None:
 
 
 def test_every_number_of_the_settings_has_a_limit() -> None:
-    made = given.settings("model=sd15", "model.path=x", train__max_steps=1, train__epochs=1.0, train__min_snr_gamma=1.0)
+    set_here = {"max_steps": 1, "epochs": 1.0, "min_snr_gamma": 1.0, "warmup_steps": 1, "timestep_shift": 1.0}
+    values = {f"train__{name}": value for name, value in set_here.items()}
+    made = given.settings("model=sd15", "model.path=x", **values)
     every = first_candidate(made, 0).flat()
     numbers = {
         key

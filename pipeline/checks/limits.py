@@ -54,6 +54,8 @@ LIMITS: dict[str, Limit] = {
     "train.max_grad_norm": Limit(0, 1e6, 1),
     "train.resolution_px": Limit(32, 4096, 512),
     "train.scheduler_cycles": Limit(1, 1000, 1),
+    "train.warmup_steps": Limit(0, MANY, 100),
+    "train.timestep_shift": Limit(0, 100, 3, open=True),
     "train.warmup_fraction": Limit(0, 0.5, 0.05),
     "train.min_snr_gamma": Limit(0, 1000, 5, open=True),
     "train.noise_offset": Limit(0, 0.5, 0.05),
@@ -75,6 +77,8 @@ LIMITS: dict[str, Limit] = {
 """Every number but the arguments of optimizers and networks; what is null is not judged."""
 
 NULL_MEANS = {
+    "train.warmup_steps": "null for train.warmup_fraction of all",
+    "train.timestep_shift": "null for none",
     "train.batch_size": "null for as many as the memory profile allows",
     "train.accumulation_steps": "null for as many as train.effective_batch_size needs",
     "memory.blocks_to_swap": "null for what the memory profile says",
