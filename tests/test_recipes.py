@@ -20,6 +20,7 @@ from pipeline.checkpoint.catalog import with_defaults
 from pipeline.checks.families import family_warnings, fixed_problems
 from pipeline.checks.rates import ANY_FINETUNE, comparable_rate, rate_warnings
 from pipeline.checks.recipes import RULES, recipe_warnings
+from pipeline.figures import found, rows_of
 from pipeline.optimizer.catalog import options
 from pipeline.records import Dataset, Picture
 from pipeline.settings import PROJECT, Algorithm, Model, Profile, RateMeaning, Settings, from_config
@@ -313,11 +314,22 @@ def _profile(name: str) -> Any:
 
 
 def swapped(model: str, profile: str, mode: str, backend: str) -> Settings:
-    """What composing comes to, in a part of the time: other models and profiles are put in before it is resolved."""
+    """What composing comes to, in a part of the time: other models and profiles are put in before it is resolved. An
+    optimizer of another class comes from a file of its own, and is composed."""
+    figure = found("optimizer", rows_of(_model(model), _profile(profile), mode))
+    if figure is not None and figure.value != USUAL_OPTIMIZER:
+        return given.settings(*typed(model, profile, mode, backend))
     config = _composed(mode, backend)
     config.model, config.profile = _model(model), _profile(profile)
     config.model.path = "x"
     return from_config(config)
+
+
+USUAL_OPTIMIZER = "adamw8bit"
+
+
+def typed(model: str, profile: str, mode: str, backend: str) -> tuple[str, ...]:
+    return (f"model={model}", "model.path=x", *TYPED, f"profile={profile}", f"mode={mode}", f"backend={backend}")
 
 
 @pytest.mark.parametrize(
@@ -329,8 +341,7 @@ def swapped(model: str, profile: str, mode: str, backend: str) -> Settings:
     ],
 )
 def test_a_swapped_model_is_as_a_composed_one(model: str, profile: str, mode: str, backend: str) -> None:
-    typed = (f"model={model}", "model.path=x", *TYPED, f"profile={profile}", f"mode={mode}", f"backend={backend}")
-    assert swapped(model, profile, mode, backend) == given.settings(*typed)
+    assert swapped(model, profile, mode, backend) == given.settings(*typed(model, profile, mode, backend))
 
 
 @pytest.mark.parametrize("model", MODELS)
