@@ -31,25 +31,14 @@ from pipeline.checks.limits import LIMITS, MANY
 from pipeline.deaths import FIXES, SIGNS
 from pipeline.errors import Cause
 from pipeline.files import write_text
-from pipeline.mistakes import VARIANTS
+from pipeline.mistakes import FACTS, VARIANTS
 from pipeline.settings import PROJECT, Settings
 
 DOCS = PROJECT / "docs"
 CONF = PROJECT / "conf"
 PART = re.compile(r"(<!-- made: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORDS = {int: "whole number", float: "number", bool: "true, false", str: "text", list: "list", dict: "names and values"}
-TABLES_OF_FIGURES = (
-    "figures",
-    "profile.figures",
-    "profile.known",
-    "model.figures",
-    "model.known",
-    "model.signature",
-    "backend.measures_heldout",
-    "backend.encodes_once",
-    "optimizer.known",
-    "memory.known",
-)
+TABLES_OF_FIGURES = {"figures", *FACTS}
 
 
 def main() -> None:
