@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from pipeline.backends.native.job import NativeJob, can_be_shuffled
 from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
+from pipeline.backends.native.peak import peak_memory_bytes
 from pipeline.backends.native.processes import Processes, join_processes
 from pipeline.backends.native.randomness import draw_batch, generator, seed_globals
 from pipeline.backends.native.sampling import decode_picture, sample_latents
@@ -297,17 +296,6 @@ def _without_pause(times: deque[float]) -> float:
     for place in range(len(times) - 1):
         times[place] += pause
     return times[-1] + pause
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """So far, in all phases. Of tensors on the device, without the driver's context; where the device is the CPU, of
-    this process as a whole, libraries included (ru_maxrss is in KiB on Linux, in bytes on macOS)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "xpu":
-        return int(torch.xpu.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # --------------------------------------------------------------------------------------------------- now and then
