@@ -14,7 +14,11 @@ Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
 IN_ONE_COLUMN = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("lr", "text_encoder_lr")),
     *(("samples_per_image", "samples_floor", "samples_cap"), ("scheduler", "scheduler_cycles")),
-    *(("min_snr_gamma", "noise_offset"), ("shuffle_tags", "keep_tags"), ("warmup_steps", "warmup_fraction")),
+    *(
+        ("min_snr_gamma", "noise_offset"),
+        ("shuffle_tags", "tag_dropout", "keep_tags"),
+        ("warmup_steps", "warmup_fraction"),
+    ),
     *(("optimizer", "weight_decay"), ("timestep_sampling", "timestep_shift")),
 )
 """Figures that are read together."""

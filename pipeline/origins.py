@@ -141,11 +141,19 @@ class _Tracer:
             source, where = self._writer(f"model.figures.{mode}.{name}"), "its own figures"
         else:
             source = self._writer(f"profile.figures.{mode}.{figure.place}.{name}")
-            of_kin = figure.place == model["kin"] and figure.place != model["name"]
-            where = f"row {figure.place}" + (" of its kin" if of_kin else "")
+            where = f"row {figure.place}{self._of_kin(figure.place)}{self._grade(figure.place, mode)}"
         return source if source.layer == "command line" else replace(
             source, text=f"{source.text}, {where}"
         ), figure.value
+
+    def _of_kin(self, row: str) -> str:
+        model = self._composition.raw["model"]
+        return " of its kin" if row == model["kin"] != model["name"] else ""
+
+    def _grade(self, row: str, mode: str) -> str:
+        """How sure the row is; what all rows have in common rests on none."""
+        evidence = _at(self._composition.raw, f"profile.known.evidence.{mode}.{row}")
+        return f", grade {evidence['grade']}" if evidence else ""
 
     def _reference(self, key: str) -> tuple[Source, object]:
         value = self._values[key] if key in self._values else _at(self._composition.raw, key)

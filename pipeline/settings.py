@@ -378,8 +378,10 @@ class Train:
     """Share of the samples that are trained without their caption."""
     shuffle_tags: bool
     """Shuffle the comma-separated parts of a caption."""
+    tag_dropout: float
+    """Share of the comma-separated parts that are left out of a caption, anew each time."""
     keep_tags: int
-    """How many parts at the front stay in place when the rest is shuffled."""
+    """How many parts at the front stay, and stay in place, when the rest is shuffled or left out."""
     gradient_checkpointing: Optional[bool]
     """Less memory for about a third more time a step; null: by the memory profile."""
     checkpoint_every_steps: int

@@ -25,6 +25,7 @@ MODELS: Mapping[str, tuple[str, Predicted]] = {
 KEYS = {
     "shuffle_caption": "train.shuffle_tags",
     "caption_dropout_rate": "train.caption_dropout",
+    "caption_tag_dropout_rate": "train.tag_dropout",
     "gradient_accumulation_steps": "train.accumulation_steps",
     "max_grad_norm": "train.max_grad_norm",
     "optimizer_type": "optimizer.target",

@@ -409,6 +409,7 @@ def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
     for words, name in (
         (("train.shuffle_tags=true",), "tags"),
         (("train.shuffle_tags=false",), "caption"),
+        (("train.shuffle_tags=false", "train.tag_dropout=0.1"), "tags"),
         (("train.shuffle_tags=true", "+backend.args.enable_wildcard=true"), "caption"),
     ):
         (line,) = metadata_text(plan_of(*words, dataset=dataset)).splitlines()
@@ -416,9 +417,8 @@ def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
 
 
 def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
-    plan = plan_of(
-        "train.resolution_px=768", "train.shuffle_tags=true", "train.keep_tags=2", "train.caption_dropout=0.5"
-    )
+    captions = ("train.keep_tags=2", "train.caption_dropout=0.5", "train.tag_dropout=0.25")
+    plan = plan_of("train.resolution_px=768", "train.shuffle_tags=true", *captions)
     table = dataset_table(plan, Path("/run/pictures.jsonl"), Path("/run/heldout"))
     assert table["general"] == {
         **{"resolution": 768, "enable_bucket": True, "bucket_reso_steps": 64},
@@ -430,7 +430,7 @@ def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
         "subsets": [
             {
                 **{"metadata_file": "/run/pictures.jsonl", "num_repeats": 1, "shuffle_caption": True},
-                **{"keep_tokens": 2, "caption_dropout_rate": 0.5},
+                **{"keep_tokens": 2, "caption_dropout_rate": 0.5, "caption_tag_dropout_rate": 0.25},
             }
         ],
     }

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.backends.native.batches import BatchOrder, bucket_side
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
-from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart, can_be_shuffled
+from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart, changes
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.processes import limit_memory
 from pipeline.backends.native.randomness import draw_batch
@@ -48,6 +48,7 @@ TRAIN = TrainPart(
     noise_offset=0.0,
     caption_dropout=0.0,
     shuffle_tags=True,
+    tag_dropout=0.0,
     keep_tags=1,
     gradient_checkpointing=False,
     checkpoint_every_steps=10,
@@ -101,8 +102,22 @@ def test_shuffling_keeps_the_first_tags_in_place() -> None:
 
 
 def test_a_caption_without_tags_to_shuffle_stays() -> None:
-    assert not can_be_shuffled("sks, a", TRAIN)
-    assert can_be_shuffled("sks, a, b", TRAIN)
+    assert not changes("sks, a", TRAIN)
+    assert changes("sks, a, b", TRAIN)
+
+
+def test_a_caption_with_nothing_but_kept_tags_loses_none() -> None:
+    train = replace(TRAIN, shuffle_tags=False, tag_dropout=0.1)
+    assert not changes("sks", train)
+    assert changes("sks, a", train)
+    assert {caption_at("sks", train, seed=0, position=position, place=0) for position in range(100)} == {"sks"}
+
+
+def test_the_share_of_dropped_tags_is_the_one_asked_for_and_the_others_stay_in_order() -> None:
+    train = replace(TRAIN, shuffle_tags=False, tag_dropout=0.25)
+    seen = [caption_at("sks, a, b, c, d", train, seed=0, position=i, place=0).split(", ") for i in range(1000)]
+    assert all(tags[0] == "sks" and tags == sorted(tags, key=["sks", "a", "b", "c", "d"].index) for tags in seen)
+    assert 900 < sum(5 - len(tags) for tags in seen) < 1100
 
 
 def test_the_share_of_dropped_captions_is_the_one_asked_for() -> None:

@@ -42,7 +42,12 @@ PLACES = {
         "batch": "train.effective_batch_size",
     },
     **{"scheduler": "train.scheduler", "cycles": "train.scheduler_cycles", "floor": "train.samples_floor"},
-    **{"samples_per_image": "train.samples_per_image", "cap": "train.samples_cap", "keep": "train.keep_tags"},
+    **{
+        "samples_per_image": "train.samples_per_image",
+        "cap": "train.samples_cap",
+        "keep": "train.keep_tags",
+        "tag_dropout": "train.tag_dropout",
+    },
     **{"caption_dropout": "train.caption_dropout", "shuffle": "train.shuffle_tags", "min_snr": "train.min_snr_gamma"},
     **{"noise_offset": "train.noise_offset", "max_grad_norm": "train.max_grad_norm", "shift": "train.timestep_shift"},
 }

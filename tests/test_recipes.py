@@ -41,7 +41,8 @@ def composed(model: str, *typed: str, **values: object) -> Settings:
 
 
 def told(settings: Settings, captions: Iterator[str] | None = None) -> list[str]:
-    dataset = given.dataset() if captions is None else of_captions(captions)
+    """Captions that nothing is to be said of: several tags each."""
+    dataset = of_captions(captions or (f"dog {i}, a meadow, a stick" for i in range(5)))
     return list(recipe_warnings(settings, dataset))
 
 
@@ -259,12 +260,31 @@ SENTENCES = [f"A dog, number {i}, runs over a meadow." for i in range(20)]
         (SENTENCES, True, 1, "20 of 20 captions are sentences ... train.shuffle_tags=false"),
         (SENTENCES, False, 0, ""),
         (SENTENCES[:3] + PLAIN, True, 1, ""),
-        (["ohwx dog"] * 20, True, 0, ""),
+        (["ohwx dog"] * 20, True, 0, "train.keep_tags=0, and the longest caption has 1 ... train.shuffle_tags=false"),
+        (PLAIN, True, 1, "train.keep_tags=1, and the longest caption has 2 ... train.shuffle_tags=false"),
     ],
-    ids=["trigger", "few", "kept", "in order", "none", "sentences", "whole", "few sentences", "no tags"],
+    ids=["trigger", "few", "kept", "in order", "none", "sentences", "whole", "few sentences", "no tags", "all kept"],
 )
 def test_captions_that_shuffling_would_spoil_are_told(captions: list[str], shuffle: bool, keep: int, says: str) -> None:
     warnings = told(usual(train__shuffle_tags=shuffle, train__keep_tags=keep), iter(captions))
+    assert len(warnings) == bool(says)
+    assert all(words in text for text in warnings for words in says.split(" ... "))
+
+
+@pytest.mark.parametrize(
+    ("captions", "keep", "says"),
+    [
+        (TRIGGERED, 0, "captions begin with 'ohwx' ... train.keep_tags=1"),
+        (TRIGGERED, 1, ""),
+        (SENTENCES, 1, "20 of 20 captions are sentences ... train.tag_dropout=0"),
+        (PLAIN, 1, ""),
+        (PLAIN, 2, "train.keep_tags=2, and the longest caption has 2 ... train.tag_dropout=0"),
+    ],
+    ids=["trigger", "kept", "sentences", "one to drop", "none to drop"],
+)
+def test_captions_that_leaving_out_parts_would_spoil_are_told(captions: list[str], keep: int, says: str) -> None:
+    values = {"train__shuffle_tags": False, "train__tag_dropout": 0.1, "train__keep_tags": keep}
+    warnings = told(usual(**values), iter(captions))
     assert len(warnings) == bool(says)
     assert all(words in text for text in warnings for words in says.split(" ... "))
 

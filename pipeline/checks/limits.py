@@ -60,6 +60,7 @@ LIMITS: dict[str, Limit] = {
     "train.min_snr_gamma": Limit(0, 1000, 5, open=True),
     "train.noise_offset": Limit(0, 0.5, 0.05),
     "train.caption_dropout": Limit(0, 1, 0.1),
+    "train.tag_dropout": Limit(0, 0.9, 0.1),
     "train.keep_tags": Limit(0, 1000, 1),
     "train.checkpoint_every_steps": Limit(1, MANY, 200),
     "train.keep_checkpoints": Limit(1, 10_000, 2),

@@ -117,13 +117,16 @@ def _few_samples(settings: Settings, dataset: Dataset) -> Iterator[Found]:
 
 def _moving_trigger(settings: Settings, dataset: Dataset) -> Iterator[Found]:
     """A trigger is the first tag of nearly all captions, before others."""
-    if not settings.train.shuffle_tags or settings.train.keep_tags > 0:
+    asked = _of_tags(settings)
+    if not asked or settings.train.keep_tags > 0:
         return
     tagged = [picture.caption for picture in dataset.train if "," in picture.caption]
     first = Counter(caption.partition(",")[0].strip() for caption in tagged)
     trigger, times = first.most_common(1)[0] if first else ("", 0)
     if times >= FEWEST_CAPTIONS and times > MOST_CAPTIONS * len(dataset.train):
-        seen = f"train.keep_tags=0 beside train.shuffle_tags=true, and {times} captions begin with {trigger[:60]!r}"
+        seen = (
+            f"train.keep_tags=0 beside {next(iter(asked.values()))}, and {times} captions begin with {trigger[:60]!r}"
+        )
         yield seen, "train.keep_tags=1"
 
 
@@ -131,9 +134,29 @@ def _torn_sentences(settings: Settings, dataset: Dataset) -> Iterator[Found]:
     """A sentence ends in a full stop."""
     captions = [picture.caption.strip() for picture in dataset.train]
     sentences = sum(caption.endswith((".", "!", "?", "。")) and "," in caption for caption in captions)
-    if settings.train.shuffle_tags and sentences >= FEWEST_CAPTIONS and sentences > MOST_CAPTIONS * len(captions):
-        seen = f"train.shuffle_tags=true, and {sentences} of {len(captions)} captions are sentences"
-        yield seen, "train.shuffle_tags=false"
+    if sentences < FEWEST_CAPTIONS or sentences <= MOST_CAPTIONS * len(captions):
+        return
+    for without, asked in _of_tags(settings).items():
+        yield f"{asked}, and {sentences} of {len(captions)} captions are sentences", without
+
+
+def _no_tags(settings: Settings, dataset: Dataset) -> Iterator[Found]:
+    """Shuffling needs two parts behind those that are kept, and leaving out one."""
+    kept = settings.train.keep_tags
+    most = max((picture.caption.count(",") + 1 for picture in dataset.train), default=kept + 2)
+    for without, asked in _of_tags(settings).items():
+        if most - kept < (2 if asked.startswith("train.shuffle_tags") else 1):
+            yield f"{asked} train.keep_tags={kept}, and the longest caption has {most} of them", without
+
+
+def _of_tags(settings: Settings) -> dict[str, str]:
+    """What would switch it off -> what is asked for."""
+    train, asked = settings.train, {}
+    if train.shuffle_tags:
+        asked["train.shuffle_tags=false"] = "train.shuffle_tags=true"
+    if train.tag_dropout:
+        asked["train.tag_dropout=0"] = f"train.tag_dropout={train.tag_dropout:g}"
+    return asked
 
 
 RULES: tuple[Rule, ...] = (
@@ -182,14 +205,20 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "train.keep_tags",
-        "1 or more where tags are shuffled and captions begin with a trigger",
+        "1 or more where tags are shuffled or left out and captions begin with a trigger",
         "a trigger that moves is learned as one tag among others",
         _moving_trigger,
     ),
     Rule(
-        "train.shuffle_tags",
-        "true for tags only",
-        "shuffling at the commas breaks a sentence into pieces",
+        "train.shuffle_tags, train.tag_dropout",
+        "off for sentences",
+        "at its commas a sentence breaks into pieces",
         _torn_sentences,
+    ),
+    Rule(
+        "train.keep_tags of short captions",
+        "off where captions have no other tags",
+        "there is nothing to shuffle or to leave out, so it has no effect",
+        _no_tags,
     ),
 )

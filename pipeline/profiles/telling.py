@@ -38,7 +38,11 @@ IN_WORDS = {
 TOGETHER = (
     *(("rank", "alpha"), ("conv_rank", "conv_alpha"), ("samples_per_image", "samples_floor", "samples_cap")),
     *(("scheduler", "scheduler_cycles"), ("warmup_steps", "warmup_fraction"), ("weight_decay", "betas")),
-    *(("timestep_sampling", "timestep_shift"), ("min_snr_gamma", "noise_offset"), ("shuffle_tags", "keep_tags")),
+    *(
+        ("timestep_sampling", "timestep_shift"),
+        ("min_snr_gamma", "noise_offset"),
+        ("shuffle_tags", "tag_dropout", "keep_tags"),
+    ),
 )
 """Figures on one line."""
 IN_ORDER = (

@@ -62,7 +62,8 @@ def metadata_text(plan: Plan) -> str:
     """A line a picture. Captions of tags go under `tags`: the text is the same, and the finished adapter then says how
     often each tag was there. `digest` is ours: sd-scripts does not look at it."""
     settings = plan.settings
-    name = "tags" if settings.train.shuffle_tags and not settings.backend.args.get("enable_wildcard") else "caption"
+    of_tags = settings.train.shuffle_tags or settings.train.tag_dropout > 0
+    name = "tags" if of_tags and not settings.backend.args.get("enable_wildcard") else "caption"
     return "".join(_line(picture, name) for picture in plan.dataset.train)
 
 

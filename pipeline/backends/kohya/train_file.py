@@ -60,6 +60,7 @@ def dataset_values(settings: Settings) -> dict[str, object]:
         "shuffle_caption": train.shuffle_tags,
         "keep_tokens": train.keep_tags,
         "caption_dropout_rate": float(train.caption_dropout),
+        "caption_tag_dropout_rate": float(train.tag_dropout),
     }
 
 
@@ -109,6 +110,7 @@ def changing_text(settings: Settings, parser: Parser) -> list[str]:
     ours = {
         "mode.text_encoder_lr": settings.mode.text_encoder_lr > 0,
         "train.shuffle_tags": settings.train.shuffle_tags,
+        "train.tag_dropout": settings.train.tag_dropout > 0,
         "train.caption_dropout": drops,
     }
     passed = [f"backend.args.{name}" for name in NEEDS_FRESH_TEXT if settings.backend.args.get(name)]

@@ -238,6 +238,7 @@ DATASET: Mapping[str, str] = {
     **{"train_batch_size": "train.batch_size", "resolution": "train.resolution_px"},
     **{"bucket_reso_steps": "model.resolution_step_px", "shuffle_caption": "train.shuffle_tags"},
     **{"keep_tokens": "train.keep_tags", "caption_dropout_rate": "train.caption_dropout"},
+    "caption_tag_dropout_rate": "train.tag_dropout",
     **{"enable_bucket": "train.resolution_px", "min_bucket_reso": "train.resolution_px"},
     "max_bucket_reso": "train.resolution_px",
 }

@@ -66,6 +66,7 @@ class TrainPart:
     noise_offset: float
     caption_dropout: float
     shuffle_tags: bool
+    tag_dropout: float
     keep_tags: int
     gradient_checkpointing: bool
     checkpoint_every_steps: int
@@ -144,16 +145,20 @@ def _parts(record: type[NativeJob], tables: dict[str, Any]) -> dict[str, Any]:
     return {**tables, **parts, "network": None if network is None else NetworkPart(**network)}
 
 
-class Shuffling(Protocol):
+class Wording(Protocol):
     """What of the settings, or of a job, says which captions change."""
 
     @property
     def shuffle_tags(self) -> bool: ...
 
     @property
+    def tag_dropout(self) -> float: ...
+
+    @property
     def keep_tags(self) -> int: ...
 
 
-def can_be_shuffled(caption: str, train: Shuffling) -> bool:
-    """Whether its text changes from one time to the next, so that its embedding can't be kept."""
-    return train.shuffle_tags and caption.count(",") + 1 > train.keep_tags + 1
+def changes(caption: str, train: Wording) -> bool:
+    """Whether its text is another from one time to the next, so that its embedding can't be kept."""
+    free = caption.count(",") + 1 - train.keep_tags
+    return (train.shuffle_tags and free > 1) or (train.tag_dropout > 0 and free > 0)

@@ -20,7 +20,7 @@ from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
 from pipeline.backends.native.heap import give_back, keep_nothing
-from pipeline.backends.native.job import NativeJob, can_be_shuffled
+from pipeline.backends.native.job import NativeJob, changes
 from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
@@ -170,7 +170,7 @@ def _embeddings(job: NativeJob, captions: list[str], device: torch.device, journ
     if cut and journal is not None:
         limit = text.tokenizer.model_max_length
         journal.write("warning", text=f"{len(cut)} captions are longer than {limit} tokens: their ends are not seen")
-    changing = any(can_be_shuffled(caption, job.train) for caption in captions)
+    changing = any(changes(caption, job.train) for caption in captions)
     embeddings = Embeddings(text, keep=not changing and not job.optimizer.text_encoder_lr)
     if not changing and not job.optimizer.text_encoder_lr:
         embeddings.remember(["", *captions, job.sample.negative_prompt, *job.sample.prompts])

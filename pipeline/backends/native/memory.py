@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.backends.native.job import can_be_shuffled
+from pipeline.backends.native.job import changes
 from pipeline.memory.host import Kept
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
@@ -36,5 +36,5 @@ def native_kept(settings: Settings, facts: Facts) -> Kept:
 def _encoder_stays(settings: Settings, facts: Facts) -> bool:
     """As loop.py, _embeddings, does it."""
     pictures = () if facts.dataset is None else (*facts.dataset.train, *facts.dataset.heldout)
-    changing = any(can_be_shuffled(picture.caption, settings.train) for picture in pictures)
+    changing = any(changes(picture.caption, settings.train) for picture in pictures)
     return changing or settings.mode.text_encoder_lr > 0

@@ -140,6 +140,7 @@ def _train(plan: Plan) -> TrainPart:
         noise_offset=train.noise_offset,
         caption_dropout=train.caption_dropout,
         shuffle_tags=train.shuffle_tags,
+        tag_dropout=train.tag_dropout,
         keep_tags=train.keep_tags,
         gradient_checkpointing=decided(train.gradient_checkpointing),
         checkpoint_every_steps=train.checkpoint_every_steps,
@@ -236,6 +237,7 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
         "ss_min_snr_gamma": settings.train.min_snr_gamma,
         "ss_caption_dropout_rate": settings.train.caption_dropout,
         "ss_shuffle_caption": settings.train.shuffle_tags,
+        "ss_tag_dropout_rate": settings.train.tag_dropout,
         "ss_keep_tokens": settings.train.keep_tags,
         "ss_v2": False,
     }
