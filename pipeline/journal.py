@@ -15,6 +15,7 @@ Runner and trainer both append to it, each line in one write. What is shown and 
     warning     text
     failure     cause (a value of pipeline.errors.Cause), message, and fix where it knows one: the trainer's own word
                 on why it stops
+    prune       reason: a sweep asks this trial to stop
     end         status, cause, and the other fields of Outcome
 """
 

@@ -22,9 +22,10 @@ HELDOUT = "heldout/loss"
 def outcome_from(events: Sequence[Event], status: Status, cause: Cause | None) -> Outcome:
     """The figures of a run, made out from its journal."""
     losses = _numbers(events, "step", "loss")
-    heldout = list(_heldout(events))
+    heldout = heldout_curve(events)
     before = [value for step, value in heldout if step == 0]
-    after = [value for step, value in heldout if step > 0]
+    after = [(value, step) for step, value in heldout if step > 0]
+    best = min(after, default=(None, None))
     memory = [*_numbers(events, "step", "memory_bytes"), *_numbers(events, "weights", "memory_bytes")]
     steps = _numbers(events, "step", "step")
     return Outcome(
@@ -36,10 +37,25 @@ def outcome_from(events: Sequence[Event], status: Status, cause: Cause | None) -
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,
         heldout_before=before[0] if before else None,
-        heldout_after=after[-1] if after else None,
+        heldout_after=after[-1][0] if after else None,
+        heldout_best=best[0],
+        heldout_best_step=best[1],
         peak_memory_bytes=int(max(memory)) if memory else None,
         mlflow_run_id=None,
     )
+
+
+def heldout_curve(events: Sequence[Event]) -> list[tuple[int, float]]:
+    """Steps and losses of the held-out pictures; not every trainer measures before the first step. A step that was
+    gone back to, after a stop, has its newest loss."""
+    found = {}
+    for event in events:
+        if event.kind == "metric":
+            values = cast("dict[str, object]", event.data.get("values") or {})
+            value = number(values.get(HELDOUT))
+            if value is not None:
+                found[int(number(event.data.get("step")) or 0)] = value
+    return sorted(found.items())
 
 
 def write_outcome(run_dir: Path, outcome: Outcome) -> None:
@@ -79,16 +95,6 @@ def recorded(run_dir: Path, status: Status, cause: Cause | None) -> Outcome:
 def _numbers(events: Sequence[Event], kind: str, name: str) -> list[float]:
     found = (number(event.data.get(name)) for event in events if event.kind == kind)
     return [value for value in found if value is not None]
-
-
-def _heldout(events: Sequence[Event]) -> Iterator[tuple[float, float]]:
-    """(step, loss); not every trainer measures before the first step."""
-    for event in events:
-        if event.kind == "metric":
-            values = cast("dict[str, object]", event.data.get("values") or {})
-            value = number(values.get(HELDOUT))
-            if value is not None:
-                yield number(event.data.get("step")) or 0, value
 
 
 def _seconds_of_each_start(events: Sequence[Event]) -> Iterator[float]:

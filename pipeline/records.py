@@ -339,7 +339,19 @@ class Job:
 
 
 Kind = Literal[
-    "run", "stage", "choice", "step", "metric", "sample", "checkpoint", "weights", "warning", "phase", "failure", "end"
+    "run",
+    "stage",
+    "choice",
+    "step",
+    "metric",
+    "sample",
+    "checkpoint",
+    "weights",
+    "warning",
+    "phase",
+    "failure",
+    "prune",
+    "end",
 ]
 
 
@@ -353,7 +365,8 @@ class Event:
     data: Mapping[str, object] = field(default_factory=dict)
 
 
-Status = Literal["finished", "failed", "killed"]
+Status = Literal["finished", "failed", "killed", "pruned"]
+"""pruned: a sweep ended it early, since it was clearly behind the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +382,9 @@ class Outcome:
     loss_last: float | None
     heldout_before: float | None
     heldout_after: float | None
+    heldout_best: float | None
+    """The lowest that was measured since the first step, and when: one that lies long before the last says too many."""
+    heldout_best_step: int | None
     peak_memory_bytes: int | None
     mlflow_run_id: str | None
 

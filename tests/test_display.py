@@ -174,17 +174,17 @@ def test_dumb_terminal_gets_plain_lines() -> None:
 
 
 def test_summary_tells_what_applies() -> None:
-    outcome = Outcome("finished", None, "w.safetensors", 10, 75.0, 1.0, 0.5, 0.4, 0.3, 3 * 2**30, "abc")
+    outcome = Outcome("finished", None, "w.safetensors", 10, 75.0, 1.0, 0.5, 0.4, 0.3, 0.3, 10, 3 * 2**30, "abc")
     lines = outcome_lines(outcome, Path("/runs/1"), page="http://page", ui_command="python -m pipeline runs ui")
     text = "\n".join(lines)
     for words in ("/runs/1/w.safetensors", "1.0000 -> 0.5000", "0.4000 -> 0.3000 (-25.0%)", "3.0 GiB", "1 min 15 s"):
         assert words in text
-    bare = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, None, None)
+    bare = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, None, None, None, None)
     assert len(outcome_lines(bare, Path("/runs/1"), page=None, ui_command=None)) == 2
 
 
 def test_summary_tells_the_prediction_beside_the_peak() -> None:
-    outcome = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, 2**31, None)
+    outcome = Outcome("finished", None, "w", 10, 75.0, None, None, None, None, None, None, 2**31, None)
     predicted = PredictedMemory(2**30, 2**31, 3 * 2**30, "training", "weights")
     lines = outcome_lines(outcome, Path("/runs/1"), page=None, ui_command=None, predicted=predicted)
     assert any("2.00 GiB, 1.00-3.00 GiB predicted" in line for line in lines)

@@ -53,6 +53,8 @@ FINISHED = Outcome(
     loss_last=0.25,
     heldout_before=0.4,
     heldout_after=0.3,
+    heldout_best=0.3,
+    heldout_best_step=10,
     peak_memory_bytes=2**30,
     mlflow_run_id=None,
 )

@@ -12,7 +12,12 @@ from pipeline.journal import read_journal
 from pipeline.outcome import FILE_NAME, outcome_from
 from pipeline.records import Event, Outcome, Status
 
-MLFLOW_STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+MLFLOW_STATUS: Mapping[Status, str] = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "killed": "KILLED",
+    "pruned": "KILLED",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ STEP_METRICS = {
     "memory_bytes": "train/memory_bytes",
 }
 """Field of a `step` event -> metric."""
-FINAL_FIGURES = ("loss_first", "loss_last", "heldout_before", "heldout_after", "seconds", "peak_memory_bytes", "steps")
+FINAL_FIGURES = (
+    *("loss_first", "loss_last", "heldout_before", "heldout_after", "heldout_best", "heldout_best_step"),
+    *("seconds", "peak_memory_bytes", "steps"),
+)
 PREDICTED_FIGURES = {
     "low_bytes": "final/peak_memory_bytes_predicted_low",
     "bytes": "final/peak_memory_bytes_predicted",

@@ -1,0 +1,1 @@
+"""Sweeps: many trials of one command, and which of them was best."""
