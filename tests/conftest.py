@@ -15,6 +15,11 @@ from pipeline.records import Checkpoint, Dataset, Machine, Picture, Plan
 from pipeline.settings import PROJECT, Settings
 
 settings_module.register()
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # Each of the processes that share the tests keeps to cores of its own, with all that it starts: two trainings whose
+    # threads fight for the same cores take many times as long as one after the other.
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: workers] or cores)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs deaf to Ctrl-C, and so would be every process that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,7 @@
-"""The native trainer as a whole, on a tiny model with random weights: real processes, real signals, real files."""
+"""Native training that is stopped, killed and spread over processes, on a tiny model: real processes, real signals."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline.deaths import explain_death
@@ -29,41 +27,9 @@ from pipeline.render import render
 from pipeline.settings import PROJECT
 from tests import given
 from tests.conftest import PlanFor
-from tests.ldm_layout import write_single_file
+from tests.native_jobs import events, finish, new_job, start, wait_for_step
 
 pytestmark = pytest.mark.slow
-ALGORITHMS = sorted(path.stem for path in (PROJECT / "conf" / "network").glob("*.yaml"))
-
-
-def start(job: Job, **env: str) -> subprocess.Popen[bytes]:
-    log = (job.run_dir / "trainer.log").open("ab")
-    return subprocess.Popen(
-        job.argv, cwd=job.cwd, env={**os.environ, **job.env, **env}, stdout=log, stderr=log, start_new_session=True
-    )
-
-
-def finish(job: Job, **env: str) -> Path:
-    """Runs the job to its end and returns the weights."""
-    code = start(job, **env).wait(timeout=180)
-    assert code == 0, (job.run_dir / "trainer.log").read_text()
-    return Path(str(next(e.data["path"] for e in read_journal(job.run_dir) if e.kind == "weights")))
-
-
-def wait_for_step(run_dir: Path, step: int) -> None:
-    for _ in range(1200):
-        if any(event.kind == "step" and event.data["step"] == step for event in read_journal(run_dir)):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} never came")
-
-
-def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    return [dict(event.data) for event in read_journal(run_dir) if event.kind == kind]
-
-
-def new_job(plan_for: PlanFor, run_dir: Path, *overrides: str, **plan: Any) -> Job:
-    run_dir.mkdir(parents=True)
-    return render(plan_for(*overrides, **plan), run_dir)
 
 
 STEADY = ("train.checkpoint_every_steps=5", "mode.text_encoder_lr=1e-4", "network.dropout=0.1")
@@ -227,25 +193,6 @@ def assert_miscounted(job: Job) -> None:
     assert "python -m pipeline doctor" in str(error)
 
 
-@pytest.mark.parametrize("network", ALGORITHMS)
-def test_every_algorithm_trains(plan_for: PlanFor, tmp_path: Path, network: str) -> None:
-    job = new_job(
-        plan_for,
-        tmp_path / network,
-        f"network={network}",
-        "train.batch_size=2",
-        "train.effective_batch_size=2",
-        "data.heldout_dir=null",
-    )
-    weights = load_file(finish(job))
-    assert weights
-    assert all(tensor.isfinite().all() for tensor in weights.values())
-
-
-def test_every_network_of_the_group_is_tried() -> None:
-    assert len(ALGORITHMS) >= 12
-
-
 KINDS_OF_STATE = ("adafactor", "adamw8bit", "prodigy_plus_schedule_free")
 """Factored, in 8 bits, and an average beside the weights: test_native_parts has every optimizer, in one process."""
 
@@ -271,67 +218,3 @@ def test_a_killed_run_goes_on_with_the_same_bytes(plan_for: PlanFor, tmp_path: P
     process.wait()
     assert finish(job).read_bytes() == whole.read_bytes()
     assert any("going on from step" in str(event["text"]) for event in events(job.run_dir, "phase"))
-
-
-def test_the_weights_say_what_made_them(plan_for: PlanFor, tmp_path: Path) -> None:
-    with safe_open(finish(new_job(plan_for, tmp_path / "said")), framework="pt") as file:
-        said = file.metadata()
-    assert said["ss_base_model_version"] == "sd_v1"
-    assert said["ss_network_module"] == "networks.lora"
-    assert said["ss_network_dim"] == "16"
-    assert said["modelspec.architecture"] == "stable-diffusion-v1/lora"
-    assert json.loads(said["lora_easy_pipeline.config"])["network"]["algo"] == "locon"
-    assert str(PROJECT) not in json.dumps(said)
-
-
-def test_diffusers_draws_the_same_picture_from_the_saved_lora(
-    plan_for: PlanFor, tmp_path: Path, tiny_model: Path
-) -> None:
-    import numpy as np
-    import torch
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-    from PIL import Image
-
-    prompt = "one large red circle in the center"
-    overrides = ("network.save_dtype=fp32", "optimizer.lr=2e-2", "mode.text_encoder_lr=1e-2")
-    job = new_job(plan_for, tmp_path / "drawn", *overrides, steps=8, prompts=(prompt,))
-    weights = finish(job)
-    ours = np.asarray(Image.open(job.run_dir / "samples" / "step-000008_0.png")).astype(int)
-    before = np.asarray(Image.open(job.run_dir / "samples" / "step-000000_0.png")).astype(int)
-    parts = StableDiffusionPipeline.from_pretrained(str(tiny_model), torch_dtype=torch.float32)
-    parts.scheduler = DDIMScheduler.from_config(parts.scheduler.config, clip_sample=False, set_alpha_to_one=False)
-    parts.load_lora_weights(str(weights))
-    drawn = parts(
-        prompt, num_inference_steps=25, guidance_scale=3.0, height=64, width=64,
-        generator=torch.Generator().manual_seed(1000),
-    ).images[0]  # fmt: skip
-    theirs = np.asarray(drawn).astype(int)
-    assert abs(ours - theirs).max() <= 2
-    assert abs(before - theirs).max() > 20
-
-
-def test_a_finetune_saves_a_model_that_loads_back(plan_for: PlanFor, tmp_path: Path, tiny_model: Path) -> None:
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    overrides = ("mode=finetune", "optimizer.lr=1e-3", "mode.text_encoder_lr=1e-4", "mode.save_dtype=fp32")
-    folder = finish(new_job(plan_for, tmp_path / "finetune", *overrides))
-    trained = StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32)
-    base = StableDiffusionPipeline.from_pretrained(str(tiny_model), torch_dtype=torch.float32)
-    assert not torch.equal(trained.unet.conv_in.weight, base.unet.conv_in.weight)
-    assert torch.equal(trained.vae.decoder.conv_in.weight, base.vae.decoder.conv_in.weight)
-    changed = zip(trained.text_encoder.parameters(), base.text_encoder.parameters(), strict=True)
-    assert any(not torch.equal(a, b) for a, b in changed)
-    assert trained("one red circle", num_inference_steps=2, height=64, width=64).images
-
-
-def test_a_single_file_trains_as_its_diffusers_folder_does(plan_for: PlanFor, tmp_path: Path, tiny_model: Path) -> None:
-    single = write_single_file(tiny_model, tmp_path / "single.safetensors")
-    tokenizer = f"model.tokenizer={tiny_model / 'tokenizer'}"
-    overrides = ("mode.text_encoder_lr=1e-4", tokenizer)
-    folder = load_file(finish(new_job(plan_for, tmp_path / "folder", *overrides)))
-    other = new_job(plan_for, tmp_path / "file", *overrides, "data.heldout_fraction=0.0", model=single)
-    from_file = load_file(finish(other))
-    # The single file has no config: the autoencoder's scale is Stable Diffusion 1's, as is the tiny model's.
-    assert folder.keys() == from_file.keys()
-    assert all(folder[key].equal(from_file[key]) for key in folder)
