@@ -25,6 +25,9 @@ TYPED = tuple(sys.argv[1:])
 KEPT_DIR = composition.existing_run_dir(TYPED)
 """A run directory that was there before this command, which is never removed."""
 
+IS_TRIAL = bool(os.environ.pop("LORA_EASY_TRIAL", ""))
+"""A sweep of this machine started it, and tells of it."""
+
 FULL_ERRORS = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 """The user wants tracebacks, as everywhere with Hydra."""
 
@@ -37,7 +40,8 @@ def main(config: DictConfig) -> None:
 
     job = HydraConfig.get()
     in_sweep = job.mode is RunMode.MULTIRUN
-    command = composition.command_line(TYPED, tuple(job.overrides.task) if in_sweep else None)
+    is_trial = in_sweep or IS_TRIAL
+    command = composition.command_line(TYPED, tuple(job.overrides.task) if is_trial else None)
     run_dir = Path(job.runtime.output_dir)
     if in_sweep:
         sys.stdout.write(f"\njob {job.job.num}: {shlex.join(job.overrides.task)}\n")
@@ -45,7 +49,7 @@ def main(config: DictConfig) -> None:
     try:
         asked = settings.from_config(config)
         origins = origins_of(composition.made_of(config, job, TYPED), asked)
-        ending = runner.run(asked, run_dir, command=command, origins=origins)
+        ending = runner.run(asked, run_dir, command=command, origins=origins, once=is_trial)
         if ending is not None and ending.error is not None:
             raise ending.error
     except Stopped as stopped:

@@ -6,6 +6,8 @@ RunError                    any reason why a run could not do what was asked
 |- TrackingError            the tracking store or server can't be used
 |- TrainingFailed           the trainer ended without finished weights
 |- Stopped                  the user (or the system, by SIGTERM) asked for the end
+|  |- Pruned                a sweep asked for it: this trial was clearly behind the others
+|- SweepFailed              trials of a sweep ended without finished weights, the others are there
 """
 
 from __future__ import annotations
@@ -84,6 +86,14 @@ class Stopped(RunError):
         self.exit_code = 128 + signal_number
         """As a shell reports a command that died of the signal."""
         super().__init__(message)
+
+
+class Pruned(Stopped):
+    """A sweep asked for the end: this trial was clearly behind the others."""
+
+
+class SweepFailed(RunError):
+    """Trials of a sweep ended without finished weights; the others are there."""
 
 
 def did_you_mean(word: str, choices: list[str]) -> str:

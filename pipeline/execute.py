@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from pipeline import standby
 from pipeline.deaths import cause_named, explain_death, last_failure
-from pipeline.errors import Cause, Stopped
+from pipeline.errors import Cause, Pruned, Stopped
 from pipeline.journal import JournalReader, read_journal
 from pipeline.outcome import last_text, outcome_from
 from pipeline.records import Ending, Event, Job
@@ -46,22 +48,40 @@ def execute(
     return _ending(code, stops, events, events[len(before) :], log, log_offset)
 
 
-def _start(job: Job, log: Path, lock: int | None) -> subprocess.Popen[bytes]:
+class Trainer(Protocol):
+    """A process, the first of its group."""
+
+    pid: int
+    returncode: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def wait(self) -> int: ...
+
+
+def _start(job: Job, log: Path, lock: int | None) -> Trainer:
+    """In a session of its own: Ctrl-C in the terminal reaches the runner only."""
+    env, kept = {**os.environ, **job.env}, () if lock is None else (lock,)
+    waiting = standby.taken(job.argv, job.env)
     with log.open("ab") as output:
+        if waiting is not None:
+            waiting.become(job.argv, cwd=job.cwd, env=env, output=output.fileno(), kept=kept)
+            return waiting
         return subprocess.Popen(
             job.argv,
             cwd=job.cwd,
-            env={**os.environ, **job.env},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal reaches the runner only
-            pass_fds=() if lock is None else (lock,),
+            start_new_session=True,
+            pass_fds=kept,
         )
 
 
 def _follow(
-    trainer: subprocess.Popen[bytes],
+    trainer: Trainer,
     journal: JournalReader,
     stops: Sequence[int],
     show: Callable[[Event], None],
@@ -92,7 +112,7 @@ def _show_new(journal: JournalReader, show: Callable[[Event], None]) -> None:
         show(event)
 
 
-def _signal_group(trainer: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_group(trainer: Trainer, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(trainer.pid, number)
 
@@ -103,9 +123,13 @@ def _ending(
     if code == 0 and last_text(events, "weights", "path") is not None:
         return Ending(outcome_from(events, "finished", None), None)
     failure = last_failure(new)
+    given_up = last_text(new, "prune", "reason")
+    if stops and given_up is not None:
+        error = Pruned(f"Given up by the sweep: {given_up}", signal_number=stops[0])
+        return Ending(outcome_from(events, "pruned", None), error)
     if stops or (failure is not None and cause_named(failure) is Cause.STOPPED_BY_USER):
-        error = Stopped(_stopped_text(events, failure), signal_number=stops[0] if stops else signal.SIGTERM)
-        return Ending(outcome_from(events, "killed", Stopped.cause), error)
+        stopped = Stopped(_stopped_text(events, failure), signal_number=stops[0] if stops else signal.SIGTERM)
+        return Ending(outcome_from(events, "killed", Stopped.cause), stopped)
     death = explain_death(code, new, log, log_offset=log_offset)
     return Ending(outcome_from(events, "failed", death.cause), death)
 

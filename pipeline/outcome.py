@@ -67,11 +67,16 @@ def has_outcome(run_dir: Path) -> bool:
     return (run_dir / FILE_NAME).exists()
 
 
-def is_finished(events: Sequence[Event]) -> bool:
-    """Whether the newest start of the run ended with its weights. Asked of the journal, which knows before the outcome
-    is written: that waits for MLflow."""
+def status_of(events: Sequence[Event]) -> Status | None:
+    """How the newest start of the run ended; None where it does not say. Asked of the journal, which knows before the
+    outcome is written: that waits for MLflow."""
     starts_and_ends = [event for event in events if event.kind in ("run", "end")]
-    return bool(starts_and_ends) and starts_and_ends[-1].data.get("status") == "finished"
+    return cast("Status | None", starts_and_ends[-1].data.get("status")) if starts_and_ends else None
+
+
+def is_finished(events: Sequence[Event]) -> bool:
+    """Whether the newest start of the run ended with its weights."""
+    return status_of(events) == "finished"
 
 
 def last_text(events: Sequence[Event], kind: str, name: str) -> str | None:

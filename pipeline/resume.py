@@ -21,7 +21,7 @@ from pipeline import outcome
 from pipeline.errors import RunError
 from pipeline.journal import FILE_NAME as JOURNAL
 from pipeline.journal import read_journal
-from pipeline.records import Event
+from pipeline.records import Event, Outcome
 from pipeline.settings import Resume
 
 LOCK_NAME = "run.lock"
@@ -102,6 +102,15 @@ def unfinished_run(fingerprint: str, run_dir: Path, lock: int, *, say: Callable[
         if taken is not None:
             os.close(taken)
     return None
+
+
+def done_before(run_dir: Path, fingerprint: str) -> Outcome | None:
+    """How the same run ended here, where it needs no more training: with its weights, or because a sweep gave it up."""
+    if _fingerprint(run_dir) != fingerprint:
+        return None
+    events = read_journal(run_dir)
+    status = outcome.status_of(events)
+    return outcome.outcome_from(events, status, None) if status in ("finished", "pruned") else None
 
 
 def set_aside(run_dir: Path) -> Path | None:

@@ -28,7 +28,7 @@ from pipeline.files import write_text
 from pipeline.journal import Journal
 from pipeline.outcome import has_outcome, recorded, write_outcome
 from pipeline.records import Ending, Event, Facts, Job, Kind, Origin, Outcome, Plan
-from pipeline.resume import Claim, claimed, locked
+from pipeline.resume import Claim, claimed, done_before, locked
 from pipeline.settings import Resume, Settings, Until, plain
 
 PLAN_NAME = "plan.json"
@@ -70,9 +70,12 @@ class Notes:
         return result
 
 
-def run(settings: Settings, run_dir: Path, *, command: str, origins: Sequence[Origin] = ()) -> Ending | None:
+def run(
+    settings: Settings, run_dir: Path, *, command: str, origins: Sequence[Origin] = (), once: bool = False
+) -> Ending | None:
     """Runs the stages up to `settings.until`; None unless that is the last. `origins` tell where the settings come
-    from. Raises RunError for what keeps a run from starting; how a training ended is in the Ending, its error too."""
+    from. `once`: the same run that ended in this directory is not trained again. Raises RunError for what keeps a run
+    from starting; how a training ended is in the Ending, its error too."""
     began = time.time()
     until = _until(settings, origins)
     with open_display() as display:
@@ -90,6 +93,10 @@ def run(settings: Settings, run_dir: Path, *, command: str, origins: Sequence[Or
             with locked(run_dir, say=notes.say):
                 display.say(wording.job_lines(_render(plan, run_dir, notes)))
             return None
+        done = done_before(run_dir, plan.fingerprint) if once else None
+        if done is not None:
+            notes.say(f"{wording.short_path(run_dir)} is there already: {done.status}")
+            return Ending(done, None)
         with claimed(plan.fingerprint, run_dir, _resume(settings), say=notes.say) as claim:
             plan = _as_it_began(plan, claim, settings, validated, notes)
             return _train(plan, claim, notes, command=command, began=began)

@@ -55,7 +55,7 @@ def results_of(sweep_dir: Path) -> list[Result]:
     shared = shared_overrides(sweep_dir)
     folders = [path for path in sweep_dir.glob("*/.hydra/overrides.yaml") if path.parent.parent.name.isdecimal()]
     numbered = sorted((path.parent.parent for path in folders), key=lambda path: int(path.name))
-    return [_result(run_dir, shared) for run_dir in numbered]
+    return [result_of(run_dir, shared) for run_dir in numbered]
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
@@ -64,9 +64,21 @@ def ranked(results: Sequence[Result]) -> list[Result]:
 
 
 def varied_of(overrides: Sequence[str], shared: Sequence[str]) -> dict[str, str]:
-    """Of a trial's overrides those that are not typed for all: key -> value."""
-    own = [each for each in overrides if each not in shared]
-    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in own)}
+    """Of a trial's overrides those that are not typed for all: key -> value. Hydra gives numbers back as Python writes
+    them: 1e-4 as 0.0001."""
+    for_all, own = _pairs(shared), _pairs(overrides)
+    return {key: value for key, value in own.items() if key not in for_all or not _same(value, for_all[key])}
+
+
+def _pairs(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in overrides)}
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
 
 
 def shared_overrides(sweep_dir: Path) -> list[str]:
@@ -75,7 +87,8 @@ def shared_overrides(sweep_dir: Path) -> list[str]:
     return list(found["hydra"]["overrides"]["task"]) if found else []
 
 
-def _result(run_dir: Path, shared: Sequence[str]) -> Result:
+def result_of(run_dir: Path, shared: Sequence[str]) -> Result:
+    """Of one trial, which has a directory at least. `shared` is what was typed for all."""
     overrides = tuple(_read(run_dir / ".hydra" / "overrides.yaml") or ())
     events = read_journal(run_dir)
     state, reason = _state(events)

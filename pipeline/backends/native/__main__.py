@@ -6,15 +6,14 @@ Exit codes: 0 finished weights, 1 a failure that the journal names, 143 stopped 
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.quiet import quieten
 from pipeline.errors import Cause, RunError, UnreadableFile
 from pipeline.journal import Journal
 
 STOPPED = 143
-NOISY_LOGGERS = ("transformers", "diffusers", "accelerate", "bitsandbytes", "torch.distributed")
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(job: NativeJob) -> int:
-    _quieten()
+    quieten()
     from pipeline.backends.native.loop import train
     from pipeline.backends.native.stopping import StopRequested
 
@@ -48,19 +47,6 @@ def _run(job: NativeJob) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
-
-
-def _quieten() -> None:
-    """The libraries' notes on what is not installed are not for a user of ours."""
-    import logging
-    import os
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|diffusers|lycoris)(\.|$)")
-    for name in NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""Between Hydra and the engine: from a composed sweep to trials, and from their results to what the user is told."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InvalidSettings, Problem, Stopped, SweepFailed
+from pipeline.machine.probe import probe_machine
+from pipeline.overrides import split
+from pipeline.records import Machine
+from pipeline.settings import PlatformName
+from pipeline.sweep.board import open_board
+from pipeline.sweep.engine import Engine
+from pipeline.sweep.place import Place, claimed, fingerprint_of
+from pipeline.sweep.process import Fresh, Starter, Warm
+from pipeline.sweep.results import SWEEP_FILE, Result, ranked, results_of, shared_overrides
+from pipeline.sweep.slots import slots_of
+from pipeline.sweep.trials import Listed, Source
+
+KEPT = ("hydra.searchpath",)
+"""Of Hydra's own overrides those that decide what a trial is composed of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A sweep, as it was typed."""
+
+    dir: Path
+    command: str
+    flags: Sequence[str]
+    kept: Sequence[str]
+    machine: Machine
+    warm: bool
+    """Trials may be forks of one process."""
+    at_once: int | None
+    resume: bool
+
+
+def launch_grid(
+    config: Any, overrides: Sequence[Sequence[str]], first: int, *, at_once: int | None, prune: bool
+) -> None:
+    """Runs a grid. Raises SweepFailed for trials that failed, Stopped for a request, InvalidSettings for what can't be
+    had here."""
+    from hydra.core.utils import filter_overrides
+
+    asked = _asked(config, at_once)
+    listed = [filter_overrides(each) for each in overrides]
+    with claimed(asked.dir, fingerprint_of([asked.flags, listed]), may_go_on=asked.resume) as place:
+        _run(asked, place, _grid(listed, first, prune=prune))
+
+
+def _grid(overrides: Sequence[Sequence[str]], first: int, *, prune: bool) -> Source:
+    if not prune:
+        return Listed(overrides, first)
+    from pipeline.sweep.search import PrunedGrid
+
+    return PrunedGrid(overrides, first)
+
+
+def launch_search(config: Any, loader: Any, arguments: Sequence[str], search: SearchSettings) -> None:
+    """Runs a search; `loader` is Hydra's. Raises as `launch_grid` does."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from pipeline.sweep.search import Search, axes_of, open_study
+
+    launcher = config.hydra.launcher
+    if not str(launcher._target_).endswith(".TrialsLauncher"):
+        reason = "a search learns from each trial before it draws the next, which this launcher can't wait for"
+        raise InvalidSettings((Problem("hydra/launcher", launcher._target_, reason, "hydra/launcher=trials"),))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    axes, shared = axes_of([each for each in parsed if not each.key_or_group.startswith("hydra")])
+    asked = _asked(config, launcher.at_once)
+    asked.dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, asked.dir / SWEEP_FILE)
+    drawn_from = [asked.flags, shared, sorted((key, repr(axis)) for key, axis in axes.items()), search.method]
+    with claimed(asked.dir, fingerprint_of(drawn_from), may_go_on=asked.resume) as place:
+        study = open_study(place.dir, method=search.method, seed=search.seed, startup_trials=search.startup_trials)
+        source = Search(study, axes, shared, search.trials)
+        loader.load_sweep_config(config, source.example())
+        _run(asked, place, source)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """As `hydra_plugins.search.SearchConf` has them."""
+
+    trials: int
+    method: str
+    seed: int
+    startup_trials: int
+
+
+def _asked(config: Any, at_once: int | None) -> Asked:
+    flags, typed = split(sys.argv[1:])
+    machine, _ = probe_machine(PlatformName(config.hardware.name), seconds=config.hardware.probe_seconds)
+    return Asked(
+        dir=Path(config.hydra.sweep.dir).absolute(),
+        command=shlex.join(["python", "run.py", *sys.argv[1:]]),
+        flags=flags,
+        kept=[each for each in typed if each.lstrip("+").startswith(KEPT)],
+        machine=machine,
+        warm=machine.platform == "cpu" and config.backend.name == "native",
+        at_once=at_once,
+        resume=config.resume != "never",
+    )
+
+
+def _run(asked: Asked, place: Place, source: Source) -> None:
+    slots = slots_of(asked.machine, asked.at_once)
+    starter: Starter = (
+        Warm({each.name: each.value for each in asked.machine.variables})
+        if asked.warm and source.total > 1
+        else Fresh()
+    )
+    shared = shared_overrides(place.dir)
+    place.note(asked.command, complete=False)
+    with open_board(source.total, shared) as board:
+        board.say(f"{'going on with' if place.goes_on else 'sweep'} {place.dir}: {source.total} trials")
+        stops = Engine(place, source, starter, board, asked.flags, asked.kept, shared).run(slots)
+    results = results_of(place.dir)
+    unfinished = [each for each in results if each.state not in ("finished", "pruned")]
+    incomplete = stops or (unfinished and source.retries_failed)
+    place.note(asked.command, complete=not incomplete)
+    _tell(results, print)
+    if stops:
+        raise Stopped("Stopped. The same command goes on with this sweep.", signal_number=stops[0])
+    if unfinished:
+        again = "The same command runs these again, and keeps the others." if source.retries_failed else ""
+        raise SweepFailed(_failed_text(results, unfinished, again))
+
+
+def _tell(results: Sequence[Result], say: Callable[[str], None]) -> None:
+    for place, each in enumerate(ranked(results), 1):
+        loss = "" if each.objective is None else f"{each.objective:.4f}"
+        say(f"{place:>3}  {loss:>8}  {' '.join(f'{k}={v}' for k, v in each.varied.items())}  {each.state}")
+
+
+def _failed_text(results: Sequence[Result], unfinished: Sequence[Result], again: str) -> str:
+    lines = [f"{len(unfinished)} of {len(results)} trials have no weights:"]
+    for each in unfinished:
+        reason = each.reason.splitlines() or [each.state]
+        lines += [f"  - trial {each.number}: {reason[0]}", *(f"    {line.strip()}" for line in reason[1:])]
+    return "\n".join([*lines, *([again] if again else [])])

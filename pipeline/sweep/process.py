@@ -1,0 +1,129 @@
+"""A trial is a process: `run.py` with this trial's overrides. One that dies takes nothing along, and leaves no memory.
+
+On a CPU it begins as a fork of one process that has imported torch and its kin, which saves each trial the seconds that
+imports take. A card's driver does not live through a fork: there each trial starts as if it were typed.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline import standby
+from pipeline.settings import PROJECT
+from pipeline.sweep.slots import Slot
+
+RUN = str(PROJECT / "run.py")
+PRELOADED = "pipeline.sweep.preloaded"
+TRIAL = "LORA_EASY_TRIAL"
+"""Set in the environment of trials: how run.py knows that it is one."""
+
+
+class Process(Protocol):
+    """Of a trial; the first of its group."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+
+class Starter(Protocol):
+    """Starts trials."""
+
+    def start(self, argv: Sequence[str], slot: Slot, log: Path) -> Process:
+        """`run.py` with these arguments, in a session of its own; what it prints goes to `log`."""
+
+
+class Fresh:
+    """As if it were typed."""
+
+    def start(self, argv: Sequence[str], slot: Slot, log: Path) -> Process:
+        with log.open("ab") as output, _on_cores(slot.cores):
+            return subprocess.Popen(
+                [sys.executable, RUN, *argv],
+                env=_environment(slot),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+
+class Warm:
+    """Forks of a process that has imported what trials need."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        """`env` is what libraries are to find when they are imported."""
+        os.environ.update(env)
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload([PRELOADED])
+
+    def start(self, argv: Sequence[str], slot: Slot, log: Path) -> Process:
+        process = self._context.Process(target=_trial, args=(list(argv), _environment(slot), slot.cores, str(log)))
+        process.start()
+        return _Forked(process)
+
+
+class _Forked:
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self.pid: int = process.pid
+
+    def poll(self) -> int | None:
+        code: int | None = self._process.exitcode
+        return code
+
+
+def stop(process: Process, number: signal.Signals) -> None:
+    """To the runner, which passes it on to its trainer; SIGKILL to all that it started in its group."""
+    try:
+        if number is signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _environment(slot: Slot) -> dict[str, str]:
+    return {**os.environ, **slot.env, TRIAL: "1"}
+
+
+@contextmanager
+def _on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """What is started meanwhile keeps to these cores."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _trial(argv: Sequence[str], env: Mapping[str, str], cores: Sequence[int], log: str) -> None:
+    """In the forked process, which has no other threads yet."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = (open(file, "w", buffering=1, closefd=False) for file in (1, 2))  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(env)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    standby.fork()
+    sys.argv = [RUN, *argv]
+    runpy.run_path(RUN, run_name="__main__")

@@ -1,0 +1,180 @@
+"""Sweeps as they are typed: real trials of a tiny model, in real processes that are really killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.journal import read_journal
+from pipeline.settings import PROJECT
+from pipeline.sweep.results import Result, results_of
+
+pytestmark = pytest.mark.slow
+QUICK = (
+    *("tracking=off", "train.max_steps=6", "train.heldout_every_steps=2", "train.checkpoint_every_steps=2"),
+    *("sample.num_inference_steps=2", "sample.prompts=[one large red circle]", "data.heldout_fraction=0"),
+    *("train.batch_size=2", "train.effective_batch_size=2"),
+)
+
+
+@pytest.fixture
+def typed(tiny_model: Path) -> list[str]:
+    return [f"model.path={tiny_model}", *QUICK]
+
+
+def start(cwd: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(PROJECT / "run.py"), *words]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(cwd: Path, *words: str) -> tuple[int, str]:
+    process = start(cwd, *words)
+    printed, _ = process.communicate(timeout=300)
+    return process.returncode, printed
+
+
+def trials(cwd: Path) -> list[Result]:
+    (sweep,) = cwd.glob("multirun/*/*")
+    return results_of(sweep)
+
+
+def starts(result: Result) -> int:
+    return sum(event.kind == "run" for event in read_journal(result.run_dir))
+
+
+def wait_for(what: str, cwd: Path, trial: int, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for journal in cwd.glob(f"multirun/*/*/{trial}/journal.jsonl"):
+            if sum(event.kind == what for event in read_journal(journal.parent)) >= steps:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"trial {trial} never came to {steps} x {what}")
+
+
+def test_a_trial_that_dies_ends_nothing_else_and_the_same_command_runs_it_again(
+    typed: Sequence[str], tmp_path: Path
+) -> None:
+    words = (*typed, "-m", "optimizer=sgd", "train.max_grad_norm=0", "optimizer.lr=1e-3,1e30,1e-4")
+    code, printed = finish(tmp_path, *words)
+    assert code == 1, printed
+    assert [each.state for each in trials(tmp_path)] == ["finished", "failed", "finished"]
+    assert "1 of 3 trials have no weights" in printed
+    assert "trial 1: the loss" in printed or "trial 1: the gradient" in printed, printed
+    code, printed = finish(tmp_path, *words)
+    assert code == 1
+    assert [starts(each) for each in trials(tmp_path)] == [1, 1, 1]
+    assert (trials(tmp_path)[1].run_dir / "earlier" / "1").is_dir() or "is there already" in printed
+
+
+def test_a_sweep_that_was_killed_goes_on_with_the_same_command(typed: Sequence[str], tmp_path: Path) -> None:
+    words = (*typed, "-m", "seed=0,1,2")
+    process = start(tmp_path, *words)
+    wait_for("checkpoint", tmp_path, trial=1, steps=2)
+    process.kill()
+    for result in trials(tmp_path):  # what a power cut would do to the rest
+        _kill(result)
+    process.communicate()
+    code, printed = finish(tmp_path, *words)
+    assert code == 0, printed
+    assert "going on with" in printed
+    found = trials(tmp_path)
+    assert [each.state for each in found] == ["finished"] * 3
+    assert starts(found[0]) == 1, "a finished trial is not run again"
+    phases = [str(event.data.get("text")) for event in read_journal(found[1].run_dir) if event.kind == "phase"]
+    assert any(text.startswith("going on from step") for text in phases), "a half-done one resumes"
+
+
+def _kill(result: Result) -> None:
+    for event in read_journal(result.run_dir):
+        if event.kind == "run":
+            try:
+                os.kill(int(str(event.data["pid"])), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(typed: Sequence[str], tmp_path: Path) -> None:
+    words = (*typed, "-m", "seed=0,1", "train.max_steps=40")
+    process = start(tmp_path, *words)
+    wait_for("step", tmp_path, trial=0, steps=3)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "The same command goes on with this sweep." in printed
+    (first,) = trials(tmp_path)
+    assert first.state == "killed"
+    assert any(event.kind == "checkpoint" for event in read_journal(first.run_dir))
+
+
+def test_two_trials_at_once_end_with_the_weights_of_one_after_the_other(typed: Sequence[str], tmp_path: Path) -> None:
+    (tmp_path / "both").mkdir()
+    (tmp_path / "one").mkdir()
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    words = (*typed, "-m", "seed=0,1", "sample.every_steps=0")
+    assert finish(tmp_path / "both", *words, "hydra.launcher.at_once=2")[0] == 0
+    assert [each.state for each in trials(tmp_path / "both")] == ["finished", "finished"]
+
+
+def test_a_trial_repeats_as_a_single_run_with_the_same_bytes(typed: Sequence[str], tmp_path: Path) -> None:
+    """A trial is a fork of a process that has imported everything: that changes nothing."""
+    assert finish(tmp_path, *typed, "-m", "seed=3,4")[0] == 0
+    code, printed = finish(tmp_path, *typed, "seed=4", "hydra.run.dir=alone")
+    assert code == 0, printed
+    (alone,) = (tmp_path / "alone" / "weights").iterdir()
+    (trial,) = (trials(tmp_path)[1].run_dir / "weights").iterdir()
+    assert _tensors(alone) == _tensors(trial)
+
+
+def _tensors(path: Path) -> bytes:
+    """Without the header, which has dates."""
+    whole = path.read_bytes()
+    return whole[8 + int.from_bytes(whole[:8], "little") :]
+
+
+def test_trials_that_are_clearly_behind_stop_early_and_say_why(typed: Sequence[str], tmp_path: Path) -> None:
+    rates = "optimizer.lr=1e-3,2e-3,3e-3,1e-9"
+    words = (*typed, "-m", rates, "train.max_steps=60", "hydra.launcher.prune=true")
+    code, printed = finish(tmp_path, *words)
+    assert code == 0, printed
+    last = trials(tmp_path)[-1]
+    assert last.state == "pruned"
+    assert "where the median of 3 finished trials is" in last.reason
+    assert last.outcome.steps < 60
+    assert json.loads((last.run_dir / "outcome.json").read_text())["status"] == "pruned"
+    assert last.reason in printed
+
+
+def test_a_search_draws_as_many_trials_as_asked_and_goes_on_after_them(typed: Sequence[str], tmp_path: Path) -> None:
+    axis = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
+    words = (*typed, "-m", "hydra/sweeper=search", axis, "network.rank=4,8")
+    code, printed = finish(tmp_path, *words, "hydra.sweeper.trials=3")
+    assert code == 0, printed
+    found = trials(tmp_path)
+    assert [each.state for each in found] == ["finished"] * 3
+    assert len({each.varied["optimizer.lr"] for each in found}) == 3
+    assert all(1e-4 <= float(each.varied["optimizer.lr"]) <= 1e-2 for each in found)
+    assert all(each.varied["network.rank"] in ("4", "8") for each in found)
+
+
+def test_a_mistake_is_told_before_any_trial_begins(typed: Sequence[str], tmp_path: Path) -> None:
+    axis = "optimizer.rl=tag(log, interval(1e-4, 1e-2))"
+    code, printed = finish(tmp_path, *typed, "-m", "hydra/sweeper=search", axis)
+    assert code == 1
+    assert "optimizer.rl" in printed and "Traceback" not in printed
+    assert not list(tmp_path.glob("multirun/*/*/0"))
+
+
+def test_more_at_once_than_the_machine_has_is_an_error(typed: Sequence[str], tmp_path: Path) -> None:
+    code, printed = finish(tmp_path, *typed, "-m", "seed=0,1", "hydra.launcher.at_once=1000")
+    assert code == 1
+    assert "hydra.launcher.at_once=1000: from 1 to" in printed
