@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -37,12 +38,16 @@ class TrialsLauncher(Launcher):
         self.prune = prune
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra. The function of a trial is the whole of run.py, in another process."""
-        self.config = config
+        """Called by Hydra. What a trial does is the whole of run.py, in another process."""
+        self.config, self.loader = config, hydra_context.config_loader
+        self.in_this_process = BasicLauncher()
+        self.in_this_process.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Called by Hydra with a grid. Raises SweepFailed when trials failed, after the last has ended."""
         from pipeline.sweep.launch import launch_grid
 
-        launch_grid(self.config, job_overrides, initial_job_idx, at_once=self.at_once, prune=self.prune)
+        if self.config.until != "log" or self.config.explain:  # nothing is trained: there is nothing to keep apart
+            return self.in_this_process.launch(job_overrides, initial_job_idx)
+        launch_grid(self.config, self.loader, job_overrides, initial_job_idx, at_once=self.at_once, prune=self.prune)
         return []

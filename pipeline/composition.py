@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.errors import InvalidSettings, Problem, UnreadableFile
 from pipeline.mistakes import problems_of, refusal
 from pipeline.origins import Composition, File, Override, Source, file_source, typed_source
-from pipeline.overrides import apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
+from pipeline.overrides import AS_ONE, apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
 
 if TYPE_CHECKING:
     from hydra._internal.defaults_list import DefaultsList
@@ -57,7 +57,7 @@ def command_line(typed: Sequence[str], job_overrides: Sequence[str] | None) -> s
     if job_overrides is None:
         return shlex.join(["python", "run.py", *typed])
     flags, _ = split(typed)
-    return shlex.join(["python", "run.py", *flags, *job_overrides])
+    return shlex.join(["python", "run.py", *flags, *job_overrides, *(each for each in typed if each == AS_ONE)])
 
 
 def existing_run_dir(typed: Sequence[str]) -> Path | None:

@@ -23,6 +23,10 @@ FLAGS_WITH_VALUE = {
 }
 
 
+AS_ONE = "hydra.mode=RUN"
+"""Makes one run of an example that sweeps."""
+
+
 def apart(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides, and the flags with their values."""
     is_override = [

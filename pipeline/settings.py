@@ -579,6 +579,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("with_convolutions", _with_convolutions, replace=True)
     OmegaConf.register_new_resolver("with_rank", _with_rank, replace=True)
     OmegaConf.register_new_resolver("for_optimizer", _for_optimizer, replace=True)
+    OmegaConf.register_new_resolver("times", lambda factor, value: float(factor) * float(value), replace=True)
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 

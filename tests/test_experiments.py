@@ -17,7 +17,7 @@ from tests import given
 from tests.golden_kohya import facts_of, models
 
 EXPERIMENTS = sorted(file.stem for file in (PROJECT / "conf" / "experiment").glob("*.yaml"))
-DEMOS = [name for name in EXPERIMENTS if name.startswith("demo_")]
+DEMOS = [name for name in EXPERIMENTS if name.startswith(("demo_", "sweep_"))]
 TRIED = "demo_photoreal"
 """Of the examples on the demo model, the one that has most settings of its own: noise offset, dropped captions."""
 

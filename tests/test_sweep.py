@@ -68,11 +68,12 @@ def test_a_trial_that_dies_ends_nothing_else_and_the_same_command_runs_it_again(
     assert code == 1, printed
     assert [each.state for each in trials(tmp_path)] == ["finished", "failed", "finished"]
     assert "1 of 3 trials have no weights" in printed
-    assert "trial 1: the loss" in printed or "trial 1: the gradient" in printed, printed
+    assert "optimizer.lr=1e+30: must be more than 0 and at most 10" in printed
+    assert "Traceback" not in printed
     code, printed = finish(tmp_path, *words)
     assert code == 1
     assert [starts(each) for each in trials(tmp_path)] == [1, 1, 1]
-    assert (trials(tmp_path)[1].run_dir / "earlier" / "1").is_dir() or "is there already" in printed
+    assert (trials(tmp_path)[1].run_dir / "earlier" / "1").is_dir(), "it was tried again"
 
 
 def test_a_sweep_that_was_killed_goes_on_with_the_same_command(typed: Sequence[str], tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ class Engine:
     def _begin(self, trial: Trial, slot: Slot) -> Running:
         run_dir = self.place.run_dir(trial.number)
         run_dir.mkdir(parents=True, exist_ok=True)
-        argv = [*self.flags, *trial.overrides, *self.kept, f"hydra.run.dir={_quoted(run_dir)}", "hydra.mode=RUN"]
+        argv = [*self.flags, *trial.overrides, *self.kept, f"hydra.run.dir={_quoted(run_dir)}"]
         log = run_dir / LOG_NAME
         offset = log.stat().st_size if log.exists() else 0
-        command = shlex.join(["python", "run.py", *self.flags, *trial.overrides])
+        command = shlex.join(["python", "run.py", *self.flags, *trial.overrides, *self.kept])
         running = Running(trial, run_dir, self.starter.start(argv, slot, log), slot, command, offset)
         self.board.began(running)
         return running

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import InvalidSettings, Problem, Stopped, SweepFailed
 from pipeline.machine.probe import probe_machine
-from pipeline.overrides import split
+from pipeline.overrides import AS_ONE, split, sweeps
 from pipeline.records import Machine
 from pipeline.settings import PlatformName
 from pipeline.sweep.board import open_board
@@ -20,7 +20,7 @@ from pipeline.sweep.place import Place, claimed, fingerprint_of
 from pipeline.sweep.process import Fresh, Starter, Warm
 from pipeline.sweep.results import SWEEP_FILE, Result, ranked, results_of, shared_overrides
 from pipeline.sweep.slots import slots_of
-from pipeline.sweep.trials import Listed, Source
+from pipeline.sweep.trials import Listed, Source, typed
 
 KEPT = ("hydra.searchpath",)
 """Of Hydra's own overrides those that decide what a trial is composed of."""
@@ -42,16 +42,30 @@ class Asked:
 
 
 def launch_grid(
-    config: Any, overrides: Sequence[Sequence[str]], first: int, *, at_once: int | None, prune: bool
+    config: Any, loader: Any, overrides: Sequence[Sequence[str]], first: int, *, at_once: int | None, prune: bool
 ) -> None:
-    """Runs a grid. Raises SweepFailed for trials that failed, Stopped for a request, InvalidSettings for what can't be
-    had here."""
+    """Runs a grid; `loader` is Hydra's. Raises SweepFailed for trials that failed, Stopped for a request,
+    InvalidSettings for what can't be had here."""
     from hydra.core.utils import filter_overrides
 
     asked = _asked(config, at_once)
-    listed = [filter_overrides(each) for each in overrides]
+    listed = [_in_numbers(filter_overrides(each), loader, config) for each in overrides]
     with claimed(asked.dir, fingerprint_of([asked.flags, listed]), may_go_on=asked.resume) as place:
         _run(asked, place, _grid(listed, first, prune=prune))
+
+
+def _in_numbers(overrides: Sequence[str], loader: Any, config: Any) -> list[str]:
+    """An axis of a whole example may say `${times:0.5,${figure:lr}}`: what that is for this trial's other settings."""
+    from omegaconf import OmegaConf
+
+    if not any("${" in each for each in overrides):
+        return list(overrides)
+    composed = loader.load_sweep_config(config, list(overrides))
+    pairs = [each.partition("=") for each in overrides]
+    return [
+        f"{key}={typed(OmegaConf.select(composed, key.lstrip('+')))}" if "${" in value else f"{key}={value}"
+        for key, _, value in pairs
+    ]
 
 
 def _grid(overrides: Sequence[Sequence[str]], first: int, *, prune: bool) -> Source:
@@ -103,7 +117,10 @@ def _asked(config: Any, at_once: int | None) -> Asked:
         dir=Path(config.hydra.sweep.dir).absolute(),
         command=shlex.join(["python", "run.py", *sys.argv[1:]]),
         flags=flags,
-        kept=[each for each in typed if each.lstrip("+").startswith(KEPT)],
+        kept=[
+            *(each for each in typed if each.lstrip("+").startswith(KEPT)),
+            *(() if sweeps(sys.argv) else (AS_ONE,)),
+        ],
         machine=machine,
         warm=machine.platform == "cpu" and config.backend.name == "native",
         at_once=at_once,

@@ -96,7 +96,9 @@ def stop(process: Process, number: signal.Signals) -> None:
 
 
 def _environment(slot: Slot) -> dict[str, str]:
-    return {**os.environ, **slot.env, TRIAL: "1"}
+    """HYDRA_FULL_ERROR is run.py's own word to Hydra, not the user's."""
+    own = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return {**own, **slot.env, TRIAL: "1"}
 
 
 @contextmanager

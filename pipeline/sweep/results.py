@@ -5,6 +5,7 @@ The folder is the truth, whoever ran the trials: this machine, a cluster, or bot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.outcome import heldout_curve, last_text, outcome_from
 from pipeline.records import Event, Outcome, Status
 
 State = Literal["waiting", "running", "finished", "pruned", "failed", "killed"]
+QUOTING = re.compile(r"[\\'\"\s]")
 SWEEP_FILE = "multirun.yaml"
 
 
@@ -65,7 +67,7 @@ def ranked(results: Sequence[Result]) -> list[Result]:
 
 def varied_of(overrides: Sequence[str], shared: Sequence[str]) -> dict[str, str]:
     """Of a trial's overrides those that are not typed for all: key -> value. Hydra gives numbers back as Python writes
-    them: 1e-4 as 0.0001."""
+    them, 1e-4 as 0.0001, and quotes in its own way."""
     for_all, own = _pairs(shared), _pairs(overrides)
     return {key: value for key, value in own.items() if key not in for_all or not _same(value, for_all[key])}
 
@@ -75,8 +77,10 @@ def _pairs(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _same(one: str, other: str) -> bool:
+    if QUOTING.sub("", one) == QUOTING.sub("", other):
+        return True
     try:
-        return one == other or float(one) == float(other)
+        return float(one) == float(other)
     except ValueError:
         return False
 
@@ -118,8 +122,15 @@ def _state(events: Sequence[Event]) -> tuple[State, str]:
     if state == "pruned":
         return state, last_text(events, "prune", "reason") or ""
     if state == "failed":
-        return state, (last_text(events, "failure", "message") or str(last.data.get("cause") or "")).partition("\n")[0]
+        return state, _headline(last_text(events, "failure", "message") or str(last.data.get("cause") or ""))
     return state, ""
+
+
+def _headline(message: str) -> str:
+    """Of several problems the first."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    several = len(lines) > 1 and lines[0].endswith("with this configuration")
+    return next(iter(lines[several:]), "")
 
 
 def _read(path: Path) -> Any:

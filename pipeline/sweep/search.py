@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.sweep.results import Result
-from pipeline.sweep.trials import Curve, Listed, Trial
+from pipeline.sweep.trials import Curve, Listed, Trial, typed
 
 STUDY_FILE = "study.log"
 JUDGED_FROM = 0.25
@@ -142,11 +142,6 @@ class Search:
 
 def _lowest(axis: Any) -> Any:
     return 0 if isinstance(axis, CategoricalDistribution) else axis.low
-
-
-def typed(value: object) -> str:
-    """As on the command line; of a number so many digits as tell trials apart."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def open_study(folder: Path, *, method: str, seed: int, startup_trials: int) -> optuna.Study:

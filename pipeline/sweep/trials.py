@@ -56,3 +56,8 @@ class Listed:
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Others do not depend on it."""
+
+
+def typed(value: object) -> str:
+    """As on the command line; of a number so many digits as tell trials apart."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
