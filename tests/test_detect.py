@@ -91,7 +91,7 @@ def without_rights(tmp_path: Path) -> Iterator[None]:
         yield
         return
     os.chown(tmp_path, NOBODY, -1)
-    for folder in tmp_path.parents[:2]:
+    for folder in tmp_path.parents[:3]:
         folder.chmod(folder.stat().st_mode | 0o011)
     os.seteuid(NOBODY)
     yield
