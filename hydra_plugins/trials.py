@@ -47,7 +47,7 @@ class TrialsLauncher(Launcher):
         """Called by Hydra with a grid. Raises SweepFailed when trials failed, after the last has ended."""
         from pipeline.sweep.launch import launch_grid
 
-        if self.config.until != "log" or self.config.explain:  # nothing is trained: there is nothing to keep apart
+        if self.config.until.name != "log" or self.config.explain:  # nothing is trained: there is nothing to keep apart
             return self.in_this_process.launch(job_overrides, initial_job_idx)
         launch_grid(self.config, self.loader, job_overrides, initial_job_idx, at_once=self.at_once, prune=self.prune)
         return []

@@ -124,7 +124,7 @@ def _asked(config: Any, at_once: int | None) -> Asked:
         machine=machine,
         warm=machine.platform == "cpu" and config.backend.name == "native",
         at_once=at_once,
-        resume=config.resume != "never",
+        resume=config.resume.name != "never",
     )
 
 
