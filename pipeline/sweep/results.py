@@ -63,10 +63,30 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda r: (r.objective is None, r.objective or 0.0, -r.outcome.steps, r.number))
 
 
+def sweep_name(sweep_dir: Path) -> str:
+    """`2026-11-25/12-00-00_style-ab12`."""
+    folder = sweep_dir.absolute()
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def varied_of(overrides: Sequence[str], shared: Sequence[str]) -> dict[str, str]:
-    """Of a trial's overrides those that are not typed for all: key -> value."""
-    own = [each for each in overrides if each not in shared]
-    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in own)}
+    """Of a trial's overrides those that are not typed for all: key -> value. Hydra hands on `lr=1e-4` as 0.0001."""
+    typed, given = _values(shared), _values(overrides)
+    return {key: value for key, value in given.items() if _meaning(value) != _meaning(typed.get(key))}
+
+
+def varied_in(run_dir: Path) -> dict[str, str]:
+    """The same of a run directory, which may not have begun. Empty where it is no trial of a sweep."""
+    sweep_dir = run_dir.absolute().parent
+    if not (sweep_dir / SWEEP_FILE).exists():
+        return {}
+    return varied_of(_read(run_dir / ".hydra" / "overrides.yaml") or (), shared_overrides(sweep_dir))
+
+
+def axes_of(results: Sequence[Result]) -> list[str]:
+    """The keys whose values are not the same in all of these; of a single trial all that it varied."""
+    keys = dict.fromkeys(key for result in results for key in result.varied)
+    return [key for key in keys if len(results) == 1 or len({result.varied.get(key) for result in results}) > 1]
 
 
 def shared_overrides(sweep_dir: Path) -> list[str]:
@@ -107,6 +127,20 @@ def _state(events: Sequence[Event]) -> tuple[State, str]:
     if state == "failed":
         return state, (last_text(events, "failure", "message") or str(last.data.get("cause") or "")).partition("\n")[0]
     return state, ""
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in overrides)}
+
+
+def _meaning(value: str | None) -> object:
+    """Equal for equal values, however they are typed."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return value.replace(" ", "").replace("'", "").replace('"', "")
 
 
 def _read(path: Path) -> Any:

@@ -16,14 +16,17 @@ from typing import Any
 
 from pipeline.records import Job, Outcome, Plan, PredictedMemory
 from pipeline.settings import PROJECT
+from pipeline.sweep.names import MAX_NAME_LENGTH, short_name
+from pipeline.sweep.results import SWEEP_FILE, sweep_name, varied_in
 from pipeline.tracking.masking import MASK, Masker, looks_secret
 from pipeline.wording import memory_words
 
+SWEEP_TAG = "sweep"
+KIND_TAG = "kind"
+"""trial, or sweep for the summary of one; other runs have none."""
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
-MAX_NAME_LENGTH = 14
-"""Of a run: the chart's legend and the table cut longer ones."""
 _MAX_DIGEST_LENGTH = 36
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _GIT_SECONDS = 5
@@ -60,7 +63,7 @@ class Description:
 def describe(plan: Plan, job: Job, *, command: str, began: float, mask: Masker) -> Description:
     """The description of a run that is about to start."""
     return Description(
-        name=_short_name(plan),
+        name=mask(_name(plan, job.run_dir)),
         began=began,
         params=_params(plan, mask),
         tags={key_of(key): mask(value)[:MAX_TAG_LENGTH] for key, value in _tags(plan, job).items()},
@@ -102,6 +105,12 @@ def _change(what: str, before: float | None, after: float | None) -> list[str]:
     if before is None and after is None:
         return []
     return [f"{what} {'?' if before is None else f'{before:.4f}'} → {'?' if after is None else f'{after:.4f}'}"]
+
+
+def _name(plan: Plan, run_dir: Path) -> str:
+    """A trial is told from its siblings by what varied, another run by what it is."""
+    varied = {key: value for key, value in varied_in(run_dir).items() if not looks_secret(key)}
+    return short_name(varied, run_dir.name) if varied else _short_name(plan)
 
 
 def _short_name(plan: Plan) -> str:
@@ -153,17 +162,19 @@ def _tags(plan: Plan, job: Job) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
     }
     tags |= {f"choice.{choice.key}": f"{_text(choice.value)}: {choice.reason}" for choice in plan.choices}
-    return tags | _resume_tag(job) | _sweep_tag(job.run_dir) | _git_tags(PROJECT)
+    return tags | _resume_tag(job) | _sweep_tags(job.run_dir) | _git_tags(PROJECT)
 
 
 def _resume_tag(job: Job) -> dict[str, str]:
     return {"resumed_from_step": str(job.resume_step)} if job.resume_step else {}
 
 
-def _sweep_tag(run_dir: Path) -> dict[str, str]:
+def _sweep_tags(run_dir: Path) -> dict[str, str]:
     """Hydra writes multirun.yaml beside the run directories of a sweep: `<date>/<time>_<name>/<number>`."""
-    sweep = run_dir.absolute().parent
-    return {"sweep": f"{sweep.parent.name}/{sweep.name}"} if (sweep / "multirun.yaml").exists() else {}
+    sweep_dir = run_dir.absolute().parent
+    if not (sweep_dir / SWEEP_FILE).exists():
+        return {}
+    return {SWEEP_TAG: sweep_name(sweep_dir), KIND_TAG: "trial"}
 
 
 def _git_tags(checkout: Path) -> dict[str, str]:

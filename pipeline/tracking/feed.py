@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ class Feed:
         predicted = predicted_memory(self.state.description)
         if predicted is not None:
             figures |= {metric: getattr(predicted, field) for field, metric in PREDICTED_FIGURES.items()}
-        self._send_metrics(run_id, _metrics(figures, close.time, step=0))
+        self._send_metrics(run_id, finite_metrics(figures, close.time, step=0))
 
     def _log_files(self, run_id: str, outcome: Outcome) -> None:
         source = artifacts.Source(self.run_dir, outcome, self.state.description, self.mask)
@@ -319,14 +319,15 @@ def _metrics_of(event: Event) -> list[Any]:
     step = int(number(event.data.get("step")) or 0)
     if event.kind == "step":
         figures = {metric: event.data.get(field) for field, metric in STEP_METRICS.items()}
-        return _metrics(figures, event.time, step=step)
+        return finite_metrics(figures, event.time, step=step)
     values = event.data.get("values")
     if event.kind == "metric" and isinstance(values, dict):
-        return _metrics(values, event.time, step=step)
+        return finite_metrics(values, event.time, step=step)
     return []
 
 
-def _metrics(figures: dict[str, Any], seconds: float, *, step: int) -> list[Any]:
+def finite_metrics(figures: Mapping[str, object], seconds: float, *, step: int) -> list[Any]:
+    """As MLflow takes them; `seconds` since the epoch."""
     from mlflow.entities import Metric
 
     # MLflow stores infinity as 1.8e308, which ruins a chart: what is not finite stays in the journal.
