@@ -24,6 +24,8 @@ from pipeline.wording import memory_words
 SWEEP_TAG = "sweep"
 KIND_TAG = "kind"
 """trial, or sweep for the summary of one; other runs have none."""
+NOT_PARAMS = ("profile.purpose", "backend.weights_name")
+"""Settings that say another one in other words: MLflow's compare page makes an axis of every param that differs."""
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
@@ -129,9 +131,7 @@ def _params(plan: Plan, mask: Masker) -> dict[str, str]:
         "plan.precision": plan.precision,
         "plan.num_processes": plan.num_processes,
     }
-    if plan.rate is not None:
-        decided["plan.lr_times_scale"] = float(f"{plan.rate.value:.6g}")
-    asked = plan.settings.flat()
+    asked = {name: value for name, value in plan.settings.flat().items() if name not in NOT_PARAMS}
     values = {name: MASK if looks_secret(name) else mask(_text(value)) for name, value in {**asked, **decided}.items()}
     return {key_of(name): value[:MAX_PARAM_LENGTH] for name, value in values.items()}
 
@@ -162,6 +162,8 @@ def _tags(plan: Plan, job: Job) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
     }
     tags |= {f"choice.{choice.key}": f"{_text(choice.value)}: {choice.reason}" for choice in plan.choices}
+    if plan.rate is not None:  # no param, since it follows from others
+        tags["plan.lr_times_scale"] = f"{plan.rate.value:.6g}"
     return tags | _resume_tag(job) | _sweep_tags(job.run_dir) | _git_tags(PROJECT)
 
 
