@@ -19,6 +19,7 @@ MIN_AXES = 2
 _FOREST_SEED = 0
 _LOG_RATIO = 10.0
 """Figures that span so much are thought of in powers."""
+_NO_VARIANCE = "the loss was the same whatever varied"
 _NOT_GIVEN = "(not given)"
 _BLUE, _GREY = "#0072b2", "#8d939c"
 
@@ -43,6 +44,8 @@ def shares_of(results: Sequence[Result]) -> dict[str, float] | str:
         return f"{len(finished)} of at least {MIN_TRIALS} trials have finished"
     if len(axes) < MIN_AXES:
         return f"only {axes[0]} varied" if axes else "nothing varied"
+    if len({result.objective for result in finished}) == 1:
+        return _NO_VARIANCE
     return _fanova(finished, axes)
 
 
@@ -60,7 +63,7 @@ def _fanova(finished: Sequence[Result], axes: Sequence[str]) -> dict[str, float]
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=_FOREST_SEED)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
     except RuntimeError:  # what it raises for trees without a variance
-        return "the loss was the same whatever varied"
+        return _NO_VARIANCE
 
 
 def _study(finished: Sequence[Result], axes: Sequence[str]) -> optuna.Study:

@@ -41,16 +41,20 @@ _SWITCHES = {"true": "on", "false": "off", "null": "none"}
 
 
 def short_name(varied: Mapping[str, str], number: str) -> str:
-    """`lr5e-4 r32`: at most 14 characters, the same for the same trial. Where figures or words had to be left out, the
-    trial's number tells it from its siblings."""
-    exact = _parts(varied, 12, MAX_NAME_LENGTH)
+    """`lr5e-4 r32`: at most 14 characters. The trial's number is in it where words are cut, and where figures are
+    rounded and there is room."""
+    exact = " ".join(_parts(varied, 12, MAX_NAME_LENGTH))
+    if 0 < len(exact) <= MAX_NAME_LENGTH:
+        return exact
     tail = f"#{number}"
-    for digits, letters in ((12, MAX_NAME_LENGTH), (3, MAX_NAME_LENGTH), (2, 6), (2, _SHORTEST_WORD)):
-        parts = _parts(varied, digits, letters)
-        if parts and len(" ".join(parts)) <= MAX_NAME_LENGTH:
-            numbered = parts if parts == exact else [*parts, tail]
-            return " ".join(numbered if len(" ".join(numbered)) <= MAX_NAME_LENGTH else parts)
-    parts = _parts(varied, 2, _SHORTEST_WORD)
+    for digits in (3, 2):
+        rounded = " ".join(_parts(varied, digits, MAX_NAME_LENGTH))
+        if 0 < len(rounded) <= MAX_NAME_LENGTH:
+            return f"{rounded} {tail}" if len(rounded) + len(tail) < MAX_NAME_LENGTH else rounded
+    for letters in (6, _SHORTEST_WORD):
+        parts = _parts(varied, 2, letters)
+        if len(" ".join([*parts, tail])) <= MAX_NAME_LENGTH:
+            break
     while parts and len(" ".join([*parts, tail])) > MAX_NAME_LENGTH:
         parts.pop()
     return " ".join([*parts, tail])[:MAX_NAME_LENGTH]

@@ -106,8 +106,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"  its weights     {short_path(report.best.run_dir / report.best.outcome.weights)}"
     yield f"  the report      {short_path(report.sweep_dir / PAGE)}"
     if links is not None:
-        told = (("MLflow", links.summary), ("charts", links.charts), ("table", links.table), ("compare", links.compare))
-        yield from (f"  {name:<14}  {link}" for name, link in told if link)
+        told = {"MLflow": links.summary, "charts": links.charts, "table": links.table}
+        told |= {"compare": links.compare, "side by side": links.side_by_side}
+        yield from (f"  {name:<14}  {link}" for name, link in told.items() if link)
         yield from [f"  registered as   {links.model}"] if links.model else []
         yield from [f"  look at it      {links.ui_command}"] if links.ui_command else []
 

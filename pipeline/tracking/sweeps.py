@@ -23,6 +23,7 @@ from pipeline.errors import TrackingError
 from pipeline.records import Outcome
 from pipeline.sweep.names import MAX_NAME_LENGTH, titles, value_words
 from pipeline.sweep.page import FIGURE_TITLES, counts_words, figures_of
+from pipeline.sweep.pictures import trial_words
 from pipeline.sweep.report import Report
 from pipeline.sweep.results import Result
 from pipeline.tracking import store
@@ -38,6 +39,8 @@ SWEEP_KEY_TAG = "sweep_key"
 BEST_ALIAS = "best"
 MAX_COMPARED = 50
 """Trials in the link to the compare page, the best first: its plots and its table don't bear more."""
+MAX_SIDE_BY_SIDE = 4
+"""With more pictures in a row the page has no room left for the list of files that they are chosen from."""
 MAX_NOTE_ROWS = 20
 BEST_FIGURES = ("heldout_before", "heldout_after", "heldout_best_step", "loss_last", "seconds", "peak_memory_bytes")
 COLUMNS = ("heldout_after", "heldout_best_step", "loss_last", "seconds", "peak_memory_bytes")
@@ -57,6 +60,9 @@ class Links:
     charts: str
     """Of its trials alone."""
     compare: str
+    """Of all trials, but for those beyond MAX_COMPARED."""
+    side_by_side: str
+    """The compare page of the few best, where their pictures fit beside each other."""
     table: str | None
     """None where the view could not be saved."""
     model: str | None
@@ -102,10 +108,12 @@ def track_sweep(report: Report) -> Links | None:
         if trial.run.data.tags.get(KIND_TAG) != "trial":  # of a trial that began before there was the tag
             target.client.set_tag(trial.run.info.run_id, KIND_TAG, "trial", synchronous=True)
     summary_id = _write_summary(target, report, trials)
+    run_ids = [trial.run.info.run_id for trial in trials]
     return Links(
         summary=store.page_url(home, target.experiment_id, summary_id),
         charts=charts_url(home, target.experiment_id, report.name),
-        compare=compare_url(home, target.experiment_id, [trial.run.info.run_id for trial in trials]),
+        compare=compare_url(home, target.experiment_id, run_ids),
+        side_by_side=compare_url(home, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
         table=_attempt(lambda: _save_view(target, report, trials), "the view of its table was not saved", warnings),
         model=_attempt(lambda: _register_best(target, report, trials), "the best was not registered", warnings),
         ui_command=home.ui_command,
@@ -212,9 +220,11 @@ def _create_summary(target: Target, report: Report, trials: Sequence[Trial]) -> 
 def _summary_tags(target: Target, report: Report, trials: Sequence[Trial]) -> dict[str, str]:
     best = _best_trial(report, trials)
     own = {} if best is None else {"best_run_id": best.run.info.run_id, "best_trial": str(best.result.number)}
+    run_ids = [trial.run.info.run_id for trial in trials]
     links = {
-        "charts of all trials": charts_url(target.store, target.experiment_id, report.name),
-        "compare them": compare_url(target.store, target.experiment_id, [t.run.info.run_id for t in trials]),
+        "Charts of all trials": charts_url(target.store, target.experiment_id, report.name),
+        "Compare them": compare_url(target.store, target.experiment_id, run_ids),
+        "Pictures of the best": compare_url(target.store, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
     }
     return {
         **own,
@@ -240,22 +250,31 @@ def _figures(report: Report) -> dict[str, object]:
 
 def note_of(report: Report, links: Mapping[str, str]) -> str:
     """The ranking in Markdown, for the page of the summary; as short as MLflow's tags have to be."""
-    told = [f"**{counts_words(report.results)}** - {_markdown_links(links)}", ""]
-    if report.best is not None and report.best.command:
-        told += ["The best again:", "", f"    {' '.join(report.best.command.split())}", ""]
-    told += [*_table(report)]
+    told = [_best_words(report), "", f"{counts_words(report.results)}. {_markdown_links(links)}", "", *_table(report)]
     if len(report.results) > MAX_NOTE_ROWS:
         told += ["", f"{len(report.results) - MAX_NOTE_ROWS} more in `report.html`."]
+    if report.best is not None and report.best.command:
+        told += ["", "The best again:", "", f"    {' '.join(report.best.command.split())}"]
     return "\n".join(told) + "\n"
+
+
+def _best_words(report: Report) -> str:
+    """Shown of a note without a click."""
+    best = report.best
+    if best is None:
+        return "**No trial has finished.**"
+    words = ", ".join(trial_words(best, report.axes)).translate(_IN_TABLES)
+    loss = "training loss" if best.outcome.heldout_after is None else "held-out loss"
+    return f"**Best: {words}**, {loss} {best.objective:.4f}"
 
 
 def _markdown_links(links: Mapping[str, str]) -> str:
     """Within the same UI, wherever that is served."""
-    return ", ".join(f"[{words}]({link[link.index('#') :]})" for words, link in links.items())
+    return " · ".join(f"[{words}]({link[link.index('#') :]})" for words, link in links.items())
 
 
 def _table(report: Report) -> list[str]:
-    heads = ["rank", *titles(report.axes), *FIGURE_TITLES, "state"]
+    heads = [f"{head} &nbsp;" for head in ("rank", *titles(report.axes), *FIGURE_TITLES, "state")]
     rows = [_table_row(rank, result, report.axes) for rank, result in enumerate(report.results[:MAX_NOTE_ROWS], 1)]
     return [_line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
 
