@@ -156,7 +156,7 @@ def test_the_note_ranks_the_trials(told: Told) -> None:
 
 def test_a_reason_can_not_break_the_table_of_the_note(told: Told) -> None:
     note = told[0].summaries()[0].data.tags["mlflow.note.content"]
-    assert r"failed: the loss is nan \| &lt;b>so&lt;/b> |" in note
+    assert r"failed: the loss is nan \| &lt;b>so&lt;/b>" in note
 
 
 def test_the_summary_is_known_again_when_the_sweep_has_grown(swept: Swept) -> None:

@@ -39,8 +39,9 @@ SWEEP_KEY_TAG = "sweep_key"
 BEST_ALIAS = "best"
 MAX_COMPARED = 50
 """Trials in the link to the compare page, the best first: its plots and its table don't bear more."""
-MAX_SIDE_BY_SIDE = 4
-"""With more pictures in a row the page has no room left for the list of files that they are chosen from."""
+MAX_SIDE_BY_SIDE = 2
+"""The page's list of files, which pictures are chosen from, has no width left beside more: with MLflow 3.17 three take
+all of a window of 1500 pixels, four all of one of 1920."""
 MAX_NOTE_ROWS = 20
 BEST_FIGURES = ("heldout_before", "heldout_after", "heldout_best_step", "loss_last", "seconds", "peak_memory_bytes")
 COLUMNS = ("heldout_after", "heldout_best_step", "loss_last", "seconds", "peak_memory_bytes")
@@ -62,7 +63,7 @@ class Links:
     compare: str
     """Of all trials, but for those beyond MAX_COMPARED."""
     side_by_side: str
-    """The compare page of the few best, where their pictures fit beside each other."""
+    """The compare page of the best two, whose pictures can be chosen there: see MAX_SIDE_BY_SIDE."""
     table: str | None
     """None where the view could not be saved."""
     model: str | None
@@ -224,7 +225,7 @@ def _summary_tags(target: Target, report: Report, trials: Sequence[Trial]) -> di
     links = {
         "Charts of all trials": charts_url(target.store, target.experiment_id, report.name),
         "Compare them": compare_url(target.store, target.experiment_id, run_ids),
-        "Pictures of the best": compare_url(target.store, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
+        "Pictures of the best two": compare_url(target.store, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
     }
     return {
         **own,
@@ -274,9 +275,9 @@ def _markdown_links(links: Mapping[str, str]) -> str:
 
 
 def _table(report: Report) -> list[str]:
-    heads = [f"{head} &nbsp;" for head in ("rank", *titles(report.axes), *FIGURE_TITLES, "state")]
+    heads = ["rank", *titles(report.axes), *FIGURE_TITLES, "state"]
     rows = [_table_row(rank, result, report.axes) for rank, result in enumerate(report.results[:MAX_NOTE_ROWS], 1)]
-    return [_line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
+    return [_line(_spaced(heads)), _line([":--"] * len(heads)), *(_line(_spaced(row)) for row in rows)]
 
 
 def _table_row(rank: int, result: Result, axes: Sequence[str]) -> list[str]:
@@ -288,6 +289,11 @@ def _table_row(rank: int, result: Result, axes: Sequence[str]) -> list[str]:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.translate(_IN_TABLES) for cell in cells)} |"
+
+
+def _spaced(cells: Sequence[str]) -> list[str]:
+    """MLflow's page sets the columns of a table right beside each other."""
+    return [f"{cell}\u00a0\u00a0" for cell in cells]
 
 
 # ------------------------------------------------------------------------------------------------ the view, the model
