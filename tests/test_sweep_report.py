@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -189,6 +190,13 @@ def test_a_picture_that_there_is_nothing_to_draw_for_goes(sweep_dir: Path) -> No
         "no importance.png",
         "no grid.png",
     ]
+
+
+def test_a_library_that_is_not_there_costs_its_picture_only(sweep_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # an import of it fails
+    report = of_every_kind(sweep_dir)
+    assert [reason.partition(":")[0] for reason in report.left_out] == ["no curves.png", "no importance.png"]
+    assert report.best is not None and (sweep_dir / "grid.png").exists()
 
 
 @pytest.mark.parametrize("formula", ["$x^$", r"\frac{$", "a\nb$$"])

@@ -167,6 +167,15 @@ def test_the_summary_is_known_again_when_the_sweep_has_grown(swept: Swept) -> No
     assert [run.data.metrics["final/trials"] for run in swept.summaries()] == [2]
 
 
+def test_a_folder_that_was_renamed_is_the_same_sweep(swept: Swept) -> None:
+    run_id = swept.add(0, "0.1", loss=0.2)
+    summarize(swept.dir)
+    links = summarize(swept.dir.rename(swept.dir.with_name("renamed"))).links
+    assert links is not None and links.model == MODEL
+    assert [run.info.run_id for run in swept.runs(query(links.charts)["searchFilter"])] == [run_id]
+    assert len(swept.summaries()) == 1
+
+
 def test_two_sweeps_of_one_name_have_a_summary_each(swept: Swept, tmp_path: Path) -> None:
     swept.add(0, "0.1", loss=0.2)
     summarize(swept.dir)

@@ -287,6 +287,8 @@ def test_final_figures_are_logged_once(finished: Finished) -> None:
         "final/loss_last": 0.25,
         "final/heldout_before": 0.4,
         "final/heldout_after": 0.3,
+        "final/heldout_best": 0.3,
+        "final/heldout_best_step": 10,
         "final/seconds": 12.5,
         "final/peak_memory_bytes": 2**30,
         "final/peak_memory_bytes_predicted_low": PREDICTED.low_bytes,

@@ -10,7 +10,7 @@ report.html      all of it on one page that needs no other file and no network
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,10 @@ GRID = "grid.png"
 CURVES = "curves.png"
 IMPORTANCE = "importance.png"
 PAGE = "report.html"
+
+Draw = Callable[[Sequence[Result], str], Picture]
+DRAWN: Mapping[str, Draw] = {CURVES: curves_of, IMPORTANCE: importance_of, GRID: grid_of}
+"""In the order of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def write_report(sweep_dir: Path) -> Report:
     if not results:
         raise UnreadableFile(f"{sweep_dir} is not the folder of a sweep: no trial has begun in it")
     name = sweep_name(sweep_dir)
-    pictures = [curves_of(results, CURVES), importance_of(results, IMPORTANCE), grid_of(results, GRID)]
+    pictures = [_drawn(draw, results, file) for file, draw in DRAWN.items()]
     for picture in pictures:
         _write_picture(sweep_dir / picture.name, picture)
     write_text(sweep_dir / RANKING, ranking_json(name, results) + "\n")
@@ -108,6 +112,14 @@ def _entry(rank: int, result: Result) -> dict[str, object]:
         "command": result.command,
         "run_dir": str(result.run_dir),
     }
+
+
+def _drawn(draw: Draw, results: Sequence[Result], file: str) -> Picture:
+    """A sweep of hours does not lose its ranking for want of a library."""
+    try:
+        return draw(results, file)
+    except ImportError as error:
+        return Picture(file, None, f"a library can't be imported: {error}")
 
 
 def _write_picture(path: Path, picture: Picture) -> None:

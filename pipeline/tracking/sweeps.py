@@ -90,6 +90,8 @@ class Target:
     client: Client
     store: Store
     experiment_id: str
+    sweep: str
+    """As its trials are tagged, also where the folder has since got another name."""
     mask: Masker
 
 
@@ -101,7 +103,8 @@ def track_sweep(report: Report) -> Links | None:
         return None
     first = tracked[0][1]
     home = store_at(first.uri, first.store_dir)
-    target = Target(store.open_client(home), home, str(first.experiment_id), Masker(os.environ))
+    sweep = first.description.tags.get(SWEEP_TAG, report.name)
+    target = Target(store.open_client(home), home, str(first.experiment_id), sweep, Masker(os.environ))
     trials = _trials_in(target, tracked)
     if not trials:
         return None
@@ -112,7 +115,7 @@ def track_sweep(report: Report) -> Links | None:
     run_ids = [trial.run.info.run_id for trial in trials]
     return Links(
         summary=store.page_url(home, target.experiment_id, summary_id),
-        charts=charts_url(home, target.experiment_id, report.name),
+        charts=charts_url(home, target.experiment_id, sweep),
         compare=compare_url(home, target.experiment_id, run_ids),
         side_by_side=compare_url(home, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
         table=_attempt(lambda: _save_view(target, report, trials), "the view of its table was not saved", warnings),
@@ -211,7 +214,7 @@ def _summary_of(target: Target, trials: Sequence[Trial]) -> str | None:
 
 
 def _create_summary(target: Target, report: Report, trials: Sequence[Trial]) -> str:
-    tags = {KIND_TAG: "sweep", SWEEP_TAG: report.name, SWEEP_KEY_TAG: trials[0].state.key}
+    tags = {KIND_TAG: "sweep", SWEEP_TAG: target.sweep, SWEEP_KEY_TAG: trials[0].state.key}
     began_ms = min(trial.run.info.start_time for trial in trials)
     name = f"sweep {report.sweep_dir.absolute().name}"[:MAX_NAME_LENGTH]
     run = target.client.create_run(target.experiment_id, start_time=began_ms, tags=tags, run_name=name)
@@ -223,7 +226,7 @@ def _summary_tags(target: Target, report: Report, trials: Sequence[Trial]) -> di
     own = {} if best is None else {"best_run_id": best.run.info.run_id, "best_trial": str(best.result.number)}
     run_ids = [trial.run.info.run_id for trial in trials]
     links = {
-        "Charts of all trials": charts_url(target.store, target.experiment_id, report.name),
+        "Charts of all trials": charts_url(target.store, target.experiment_id, target.sweep),
         "Compare them": compare_url(target.store, target.experiment_id, run_ids),
         "Pictures of the best two": compare_url(target.store, target.experiment_id, run_ids[:MAX_SIDE_BY_SIDE]),
     }
@@ -305,15 +308,15 @@ def _save_view(target: Target, report: Report, trials: Sequence[Trial]) -> str:
     columns = [f"params.`{name}`" for name in _params_of(report.axes, params)]
     columns += [f"metrics.`final/{name}`" for name in COLUMNS]
     state = {
-        "searchFilter": _filter(report.name),
+        "searchFilter": _filter(target.sweep),
         "orderByKey": "metrics.`final/heldout_after`",
         "orderByAsc": True,
         "selectedColumns": columns,
     }
     now_ms = int(time.time() * 1000)
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    view = {"name": report.name, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{packed}"}
-    key = hashlib.sha256(report.name.encode()).hexdigest()[:32]
+    view = {"name": target.sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": f"deflate;{packed}"}
+    key = hashlib.sha256(target.sweep.encode()).hexdigest()[:32]
     target.client.set_experiment_tag(target.experiment_id, f"{_VIEW_TAG}{key}", json.dumps(view))
     query = f"workflowType=machine_learning&viewStateShareKey={key}"
     return f"{store.ui_root(target.store)}/#/experiments/{target.experiment_id}/runs?{query}"
@@ -331,7 +334,7 @@ def _register_best(target: Target, report: Report, trials: Sequence[Trial]) -> s
     best = _best_trial(report, trials)
     if best is None or not target.client.list_artifacts(best.run.info.run_id, "weights"):
         return None
-    name = _NOT_IN_MODEL_NAMES.sub("_", report.name)
+    name = _NOT_IN_MODEL_NAMES.sub("_", target.sweep)
     version = _version_of(target, name, best.run.info.run_id)
     if version is None:
         version = _new_version(target, name, best)
