@@ -84,6 +84,13 @@ def repair(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def report(arguments: argparse.Namespace) -> int:
+    from pipeline.sweep.summary import find_sweep, print_summary, summarize
+
+    print_summary(summarize(find_sweep(arguments.sweep), tracking=arguments.tracking))
+    return 0
+
+
 def ui(arguments: argparse.Namespace) -> int:
     from pipeline.tracking.store import ui_argv
 
@@ -116,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     repairing = runs.add_parser("repair", help="end the MLflow runs of killed runs, and send what they lack")
     repairing.add_argument("folders", nargs="*", help="default: outputs and multirun, here and in the checkout")
     repairing.set_defaults(verb=repair)
+    reporting = runs.add_parser("report", help="say which trial of a sweep was best, in files, in MLflow and here")
+    reporting.add_argument("sweep", metavar="SWEEP", help="its folder, or its name under multirun")
+    reporting.add_argument("--no-tracking", dest="tracking", action="store_false", help="leave MLflow alone")
+    reporting.set_defaults(verb=report)
     showing = runs.add_parser("ui", help="open the MLflow server on this machine")
     showing.add_argument("--port", type=int, default=5000)
     showing.add_argument("--store", default=str(PROJECT / "mlflow"), help="folder of the SQLite store")

@@ -21,8 +21,9 @@ def write_grid(run_dir: Path, before: Sequence[Path], after: Sequence[Path], pro
 
 def compare_grid(rows: Mapping[str, Sequence[Path]], prompts: Sequence[str]) -> Image.Image:
     """One row a label, one column a prompt, prompts written above."""
-    margin, header, cell = 84, 60, CELL_PX
+    header, cell = 60, CELL_PX
     font = ImageFont.load_default(15)
+    margin = max(84, 20 + round(max(font.getlength(line) for label in rows for line in label.splitlines())))
     grid = Image.new("RGB", (margin + cell * len(prompts), header + cell * len(rows)), "white")
     pen = ImageDraw.Draw(grid)
     for column, prompt in enumerate(prompts):

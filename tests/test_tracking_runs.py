@@ -341,18 +341,38 @@ def test_finetune_is_told_in_the_name(place: Place) -> None:
     assert (description.name, description.tags["network"]) == ("style demo ft", "none")
 
 
-def test_the_comparable_rate_is_a_param(place: Place) -> None:
+def test_the_comparable_rate_is_a_tag(place: Place) -> None:
     """lr x alpha / rank, of recipes that would differ in all three."""
     plan = plan_for(place, "optimizer.lr=2e-3", "network.rank=32", "network.alpha=8")
     plan = replace(plan, rate=comparable_rate(plan.settings))
-    params = describe(plan, job_for(place), command="", began=0, mask=Masker({})).params
-    assert float(params["plan.lr_times_scale"]) == 5e-4
+    tags = describe(plan, job_for(place), command="", began=0, mask=Masker({})).tags
+    assert float(tags["plan.lr_times_scale"]) == 5e-4
 
 
-def test_a_rate_that_can_not_be_compared_is_no_param(place: Place) -> None:
+def test_a_rate_that_can_not_be_compared_is_no_tag(place: Place) -> None:
     plan = plan_for(place)
     assert plan.rate is None
-    assert "plan.lr_times_scale" not in describe(plan, job_for(place), command="", began=0, mask=Masker({})).params
+    assert "plan.lr_times_scale" not in describe(plan, job_for(place), command="", began=0, mask=Masker({})).tags
+
+
+def test_the_first_metric_is_of_the_training_though_the_machine_was_measured_before(place: Place) -> None:
+    """MLflow's compare page draws the first."""
+    with log(plan_for(place), job_for(place), command=COMMAND, began=BEGAN) as record:
+        measure(place.run_dir, 0, system__cpu_utilization_percentage=50.0)
+        wait_for(lambda: record.mlflow_run_id is not None)
+        measure(place.run_dir, 1, system__cpu_utilization_percentage=60.0)
+        measure(place.run_dir, 0, heldout__loss=0.4)
+        train(place.run_dir)
+        record.close_with(FINISHED)
+    assert next(iter(place.the_run().data.metrics)) == "heldout/loss"
+    assert place.history("system/cpu_utilization_percentage") == [(0, 50.0), (1, 60.0)]
+
+
+def test_the_machine_of_a_run_that_never_trained_is_kept(place: Place) -> None:
+    with log(plan_for(place), job_for(place), command=COMMAND, began=BEGAN) as record:
+        measure(place.run_dir, 0, system__cpu_utilization_percentage=50.0)
+        record.close_with(replace(FINISHED, status="failed", weights=None))
+    assert place.history("system/cpu_utilization_percentage") == [(0, 50.0)]
 
 
 def test_jobs_of_a_sweep_share_a_tag(place: Place) -> None:

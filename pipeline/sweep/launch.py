@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from pipeline.sweep.board import open_board
 from pipeline.sweep.engine import Engine
 from pipeline.sweep.place import Place, claimed, fingerprint_of
 from pipeline.sweep.process import Fresh, Starter, Warm
-from pipeline.sweep.results import SWEEP_FILE, Result, ranked, results_of, shared_overrides
+from pipeline.sweep.results import SWEEP_FILE, Result, results_of, shared_overrides
 from pipeline.sweep.slots import slots_of
+from pipeline.sweep.summary import print_summary, summarize
 from pipeline.sweep.trials import Listed, Source, typed
+from pipeline.tracking.repair import repair_runs
 
 KEPT = ("hydra.searchpath",)
 """Of Hydra's own overrides those that decide what a trial is composed of."""
@@ -39,6 +41,7 @@ class Asked:
     """Trials may be forks of one process."""
     at_once: int | None
     resume: bool
+    tracked: bool
 
 
 def launch_grid(
@@ -125,6 +128,7 @@ def _asked(config: Any, at_once: int | None) -> Asked:
         warm=machine.platform == "cpu" and config.backend.name == "native",
         at_once=at_once,
         resume=config.resume.name != "never",
+        tracked=bool(config.tracking.enabled),
     )
 
 
@@ -144,18 +148,14 @@ def _run(asked: Asked, place: Place, source: Source) -> None:
     unfinished = [each for each in results if each.state not in ("finished", "pruned")]
     incomplete = stops or (unfinished and source.retries_failed)
     place.note(asked.command, complete=not incomplete)
-    _tell(results, print)
     if stops:
         raise Stopped("Stopped. The same command goes on with this sweep.", signal_number=stops[0])
+    if asked.tracked:
+        repair_runs([place.dir], say=print, store_dirs=())  # of trials that were killed
+    print_summary(summarize(place.dir, tracking=asked.tracked))
     if unfinished:
         again = "The same command runs these again, and keeps the others." if source.retries_failed else ""
         raise SweepFailed(_failed_text(results, unfinished, again))
-
-
-def _tell(results: Sequence[Result], say: Callable[[str], None]) -> None:
-    for place, each in enumerate(ranked(results), 1):
-        loss = "" if each.objective is None else f"{each.objective:.4f}"
-        say(f"{place:>3}  {loss:>8}  {' '.join(f'{k}={v}' for k, v in each.varied.items())}  {each.state}")
 
 
 def _failed_text(results: Sequence[Result], unfinished: Sequence[Result], again: str) -> str:

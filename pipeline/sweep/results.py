@@ -65,24 +65,30 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     return sorted(results, key=lambda r: (r.objective is None, r.objective or 0.0, -r.outcome.steps, r.number))
 
 
+def sweep_name(sweep_dir: Path) -> str:
+    """`2026-11-25/12-00-00_style-ab12`."""
+    folder = sweep_dir.absolute()
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def varied_of(overrides: Sequence[str], shared: Sequence[str]) -> dict[str, str]:
-    """Of a trial's overrides those that are not typed for all: key -> value. Hydra gives numbers back as Python writes
-    them, 1e-4 as 0.0001, and quotes in its own way."""
-    for_all, own = _pairs(shared), _pairs(overrides)
-    return {key: value for key, value in own.items() if key not in for_all or not _same(value, for_all[key])}
+    """Of a trial's overrides those that are not typed for all: key -> value. Hydra hands on `lr=1e-4` as 0.0001."""
+    typed, given = _values(shared), _values(overrides)
+    return {key: value for key, value in given.items() if _meaning(value) != _meaning(typed.get(key))}
 
 
-def _pairs(overrides: Sequence[str]) -> dict[str, str]:
-    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in overrides)}
+def varied_in(run_dir: Path) -> dict[str, str]:
+    """The same of a run directory, which may not have begun. Empty where it is no trial of a sweep."""
+    sweep_dir = run_dir.absolute().parent
+    if not (sweep_dir / SWEEP_FILE).exists():
+        return {}
+    return varied_of(_read(run_dir / ".hydra" / "overrides.yaml") or (), shared_overrides(sweep_dir))
 
 
-def _same(one: str, other: str) -> bool:
-    if QUOTING.sub("", one) == QUOTING.sub("", other):
-        return True
-    try:
-        return float(one) == float(other)
-    except ValueError:
-        return False
+def axes_of(results: Sequence[Result]) -> list[str]:
+    """The keys whose values are not the same in all of these; of a single trial all that it varied."""
+    keys = dict.fromkeys(key for result in results for key in result.varied)
+    return [key for key in keys if len(results) == 1 or len({result.varied.get(key) for result in results}) > 1]
 
 
 def shared_overrides(sweep_dir: Path) -> list[str]:
@@ -131,6 +137,20 @@ def _headline(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     several = len(lines) > 1 and lines[0].endswith("with this configuration")
     return next(iter(lines[several:]), "")
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in overrides)}
+
+
+def _meaning(value: str | None) -> object:
+    """Equal for equal values, however they are typed."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return QUOTING.sub("", value)
 
 
 def _read(path: Path) -> Any:

@@ -20,7 +20,7 @@ from pipeline.tracking.store import Client
 
 PLAN = "plan.json"
 ROOT_FILES = ("config.yaml", PLAN, EXPLANATION, OUTCOME, JOURNAL, "trainer.log")
-_TEXT = frozenset({".yaml", ".yml", ".toml", ".json", ".jsonl", ".log", ".txt", ".md", ".csv", ".sh"})
+_TEXT = frozenset({".yaml", ".yml", ".toml", ".json", ".jsonl", ".log", ".txt", ".md", ".csv", ".sh", ".html"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def log_files(client: Client, run_id: str, source: Source) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="mlflow-") as scratch:
         for file, folder in _files_of(source.run_dir):
             try:
-                readable = _masked_copy(file, Path(scratch), source.mask)
+                readable = masked_copy(file, Path(scratch), source.mask)
             except OSError as error:
                 warnings.append(f"{file} is not in MLflow: {error}")
                 continue
@@ -64,7 +64,7 @@ def _files_of(run_dir: Path) -> Iterator[tuple[Path, str | None]]:
             yield file, "job"
 
 
-def _masked_copy(file: Path, scratch: Path, mask: Masker) -> Path:
+def masked_copy(file: Path, scratch: Path, mask: Masker) -> Path:
     """Line by line, since a log can be long; a picture is logged as it is."""
     if file.suffix not in _TEXT:
         file.open("rb").close()  # an unreadable file is told of here, apart from an unreachable server

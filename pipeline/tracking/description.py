@@ -16,14 +16,19 @@ from typing import Any
 
 from pipeline.records import Job, Outcome, Plan, PredictedMemory
 from pipeline.settings import PROJECT
+from pipeline.sweep.names import MAX_NAME_LENGTH, short_name
+from pipeline.sweep.results import SWEEP_FILE, sweep_name, varied_in
 from pipeline.tracking.masking import MASK, Masker, looks_secret
 from pipeline.wording import memory_words
 
+SWEEP_TAG = "sweep"
+KIND_TAG = "kind"
+"""trial, or sweep for the summary of one; other runs have none."""
+NOT_PARAMS = ("profile.purpose", "backend.weights_name")
+"""Settings that say another one in other words: MLflow's compare page makes an axis of every param that differs."""
 MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
-MAX_NAME_LENGTH = 14
-"""Of a run: the chart's legend and the table cut longer ones."""
 _MAX_DIGEST_LENGTH = 36
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _GIT_SECONDS = 5
@@ -60,7 +65,7 @@ class Description:
 def describe(plan: Plan, job: Job, *, command: str, began: float, mask: Masker) -> Description:
     """The description of a run that is about to start."""
     return Description(
-        name=_short_name(plan),
+        name=mask(_name(plan, job.run_dir)),
         began=began,
         params=_params(plan, mask),
         tags={key_of(key): mask(value)[:MAX_TAG_LENGTH] for key, value in _tags(plan, job).items()},
@@ -104,6 +109,12 @@ def _change(what: str, before: float | None, after: float | None) -> list[str]:
     return [f"{what} {'?' if before is None else f'{before:.4f}'} → {'?' if after is None else f'{after:.4f}'}"]
 
 
+def _name(plan: Plan, run_dir: Path) -> str:
+    """A trial is told from its siblings by what varied, another run by what it is."""
+    varied = {key: value for key, value in varied_in(run_dir).items() if not looks_secret(key)}
+    return short_name(varied, run_dir.name) if varied else _short_name(plan)
+
+
 def _short_name(plan: Plan) -> str:
     settings = plan.settings
     name = f"{settings.profile.name} {settings.model.name}"
@@ -120,9 +131,7 @@ def _params(plan: Plan, mask: Masker) -> dict[str, str]:
         "plan.precision": plan.precision,
         "plan.num_processes": plan.num_processes,
     }
-    if plan.rate is not None:
-        decided["plan.lr_times_scale"] = float(f"{plan.rate.value:.6g}")
-    asked = plan.settings.flat()
+    asked = {name: value for name, value in plan.settings.flat().items() if name not in NOT_PARAMS}
     values = {name: MASK if looks_secret(name) else mask(_text(value)) for name, value in {**asked, **decided}.items()}
     return {key_of(name): value[:MAX_PARAM_LENGTH] for name, value in values.items()}
 
@@ -153,17 +162,21 @@ def _tags(plan: Plan, job: Job) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
     }
     tags |= {f"choice.{choice.key}": f"{_text(choice.value)}: {choice.reason}" for choice in plan.choices}
-    return tags | _resume_tag(job) | _sweep_tag(job.run_dir) | _git_tags(PROJECT)
+    if plan.rate is not None:  # no param, since it follows from others
+        tags["plan.lr_times_scale"] = f"{plan.rate.value:.6g}"
+    return tags | _resume_tag(job) | _sweep_tags(job.run_dir) | _git_tags(PROJECT)
 
 
 def _resume_tag(job: Job) -> dict[str, str]:
     return {"resumed_from_step": str(job.resume_step)} if job.resume_step else {}
 
 
-def _sweep_tag(run_dir: Path) -> dict[str, str]:
+def _sweep_tags(run_dir: Path) -> dict[str, str]:
     """Hydra writes multirun.yaml beside the run directories of a sweep: `<date>/<time>_<name>/<number>`."""
-    sweep = run_dir.absolute().parent
-    return {"sweep": f"{sweep.parent.name}/{sweep.name}"} if (sweep / "multirun.yaml").exists() else {}
+    sweep_dir = run_dir.absolute().parent
+    if not (sweep_dir / SWEEP_FILE).exists():
+        return {}
+    return {SWEEP_TAG: sweep_name(sweep_dir), KIND_TAG: "trial"}
 
 
 def _git_tags(checkout: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.tracking.ending import MLFLOW_STATUS, Close
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.state import State, load_state, save_state
 from pipeline.tracking.store import Client, Store
+from pipeline.tracking.system_metrics import PREFIX as SYSTEM_PREFIX
 
 STEP_METRICS = {
     "loss": "train/loss",
@@ -67,17 +68,21 @@ class Feed:
         self.mask = mask
         self._client: Client = None
         self._run_is_open = False
+        self._has_begun = state.offset > 0
         self._last_heartbeat = 0.0
 
     def catch_up(self) -> None:
-        """Sends every event that MLflow does not have yet."""
+        """Sends every event that MLflow does not have yet. The machine's metrics wait for one of the training: of those
+        that MLflow has, its compare page draws the one that came first."""
         self._open_run()
-        while self._send_batch():
+        self._has_begun = self._has_begun or _tells_of_training(JournalReader(self.run_dir).new_events())
+        while self._has_begun and self._send_batch():
             pass
         self._beat()
 
     def finish(self, close: Close) -> None:
         """Sends the rest, the final figures and the files, and gives the run its status. May be called again."""
+        self._has_begun = True
         self.catch_up()
         assert self.state.run_id is not None
         self._send_final_figures(self.state.run_id, close)
@@ -188,7 +193,7 @@ class Feed:
                 break
         if reader.offset == self.state.offset:
             return False
-        self._send_metrics(self.state.run_id, metrics)
+        self._send_metrics(self.state.run_id, sorted(metrics, key=_is_of_machine))
         self._save(replace(self.state, offset=reader.offset))
         return True
 
@@ -215,7 +220,7 @@ class Feed:
         predicted = predicted_memory(self.state.description)
         if predicted is not None:
             figures |= {metric: getattr(predicted, field) for field, metric in PREDICTED_FIGURES.items()}
-        self._send_metrics(run_id, _metrics(figures, close.time, step=0))
+        self._send_metrics(run_id, finite_metrics(figures, close.time, step=0))
 
     def _log_files(self, run_id: str, outcome: Outcome) -> None:
         source = artifacts.Source(self.run_dir, outcome, self.state.description, self.mask)
@@ -315,18 +320,29 @@ class FeedThread(threading.Thread):
             self._give_up_at = time.monotonic() + self._patience.seconds
 
 
+def _tells_of_training(events: Iterable[Event]) -> bool:
+    return any(
+        event.kind == "sample" or not all(_is_of_machine(metric) for metric in _metrics_of(event)) for event in events
+    )
+
+
+def _is_of_machine(metric: Any) -> bool:
+    return str(metric.key).startswith(SYSTEM_PREFIX)
+
+
 def _metrics_of(event: Event) -> list[Any]:
     step = int(number(event.data.get("step")) or 0)
     if event.kind == "step":
         figures = {metric: event.data.get(field) for field, metric in STEP_METRICS.items()}
-        return _metrics(figures, event.time, step=step)
+        return finite_metrics(figures, event.time, step=step)
     values = event.data.get("values")
     if event.kind == "metric" and isinstance(values, dict):
-        return _metrics(values, event.time, step=step)
+        return finite_metrics(values, event.time, step=step)
     return []
 
 
-def _metrics(figures: dict[str, Any], seconds: float, *, step: int) -> list[Any]:
+def finite_metrics(figures: Mapping[str, object], seconds: float, *, step: int) -> list[Any]:
+    """As MLflow takes them; `seconds` since the epoch."""
     from mlflow.entities import Metric
 
     # MLflow stores infinity as 1.8e308, which ruins a chart: what is not finite stays in the journal.

@@ -233,8 +233,12 @@ def experiment_id(client: Client, store: Store, name: str) -> str:
 
 def page_url(store: Store, experiment: str, run_id: str) -> str:
     """The run's page in the UI; for a local store the address that `python -m pipeline runs ui` serves."""
-    root = store.public_uri.rstrip("/") if store.is_server else f"http://127.0.0.1:{UI_PORT}"
-    return f"{root}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    return f"{ui_root(store)}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
+def ui_root(store: Store) -> str:
+    """Where the UI is; without a slash at the end."""
+    return store.public_uri.rstrip("/") if store.is_server else f"http://127.0.0.1:{UI_PORT}"
 
 
 def ui_argv(store: Tracking | Path, port: int = UI_PORT) -> tuple[list[str], dict[str, str]]:
