@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from pipeline.records import Job, Outcome, Plan, PredictedMemory
 from pipeline.settings import PROJECT
 from pipeline.tracking.masking import MASK, Masker, looks_secret
+from pipeline.versions import commit_of
 from pipeline.wording import memory_words
 
 MAX_KEY_LENGTH = 250
@@ -26,7 +26,6 @@ MAX_NAME_LENGTH = 14
 """Of a run: the chart's legend and the table cut longer ones."""
 _MAX_DIGEST_LENGTH = 36
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. :/]")
-_GIT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,23 +166,10 @@ def _sweep_tag(run_dir: Path) -> dict[str, str]:
 
 
 def _git_tags(checkout: Path) -> dict[str, str]:
-    if not (checkout / ".git").exists():  # git would answer for any repository around this folder
+    commit, dirty = commit_of(checkout)
+    if commit is None:
         return {}
-    commit, changes = (
-        _git(checkout, "rev-parse", "HEAD"),
-        _git(checkout, "status", "--porcelain", "--untracked-files=no"),
-    )
-    if commit is None or changes is None:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": commit}
-
-
-def _git(checkout: Path, *words: str) -> str | None:
-    command = ["git", "--no-optional-locks", "-C", str(checkout), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return {"git.commit": commit, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
 
 
 def _note(plan: Plan, command: str) -> str:
