@@ -12,7 +12,7 @@ import pytest
 from pipeline.settings import PROJECT, Settings
 
 STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "execute", "log")}
-ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor"}
+ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor", "pipeline.repeat"}
 COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
 HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE}
 NATIVE = "pipeline.backends.native"

@@ -75,25 +75,7 @@ def shared_overrides(sweep_dir: Path) -> list[str]:
     return list(found["hydra"]["overrides"]["task"]) if found else []
 
 
-def _result(run_dir: Path, shared: Sequence[str]) -> Result:
-    overrides = tuple(_read(run_dir / ".hydra" / "overrides.yaml") or ())
-    events = read_journal(run_dir)
-    state, reason = _state(events)
-    status = cast("Status", "killed" if state in ("waiting", "running") else state)
-    return Result(
-        number=int(run_dir.name),
-        run_dir=run_dir,
-        overrides=overrides,
-        varied=varied_of(overrides, shared),
-        command=last_text(events, "run", "command") or "",
-        state=state,
-        outcome=outcome_from(events, status, None),
-        curve=tuple(heldout_curve(events)),
-        reason=reason,
-    )
-
-
-def _state(events: Sequence[Event]) -> tuple[State, str]:
+def state_of(events: Sequence[Event]) -> tuple[State, str]:
     """By the newest start, and why it has no weights. A run that does not say how it ended goes on, or was killed: its
     lock would tell."""
     last = next((event for event in reversed(events) if event.kind in ("run", "end")), None)
@@ -107,6 +89,24 @@ def _state(events: Sequence[Event]) -> tuple[State, str]:
     if state == "failed":
         return state, (last_text(events, "failure", "message") or str(last.data.get("cause") or "")).partition("\n")[0]
     return state, ""
+
+
+def _result(run_dir: Path, shared: Sequence[str]) -> Result:
+    overrides = tuple(_read(run_dir / ".hydra" / "overrides.yaml") or ())
+    events = read_journal(run_dir)
+    state, reason = state_of(events)
+    status = cast("Status", "killed" if state in ("waiting", "running") else state)
+    return Result(
+        number=int(run_dir.name),
+        run_dir=run_dir,
+        overrides=overrides,
+        varied=varied_of(overrides, shared),
+        command=last_text(events, "run", "command") or "",
+        state=state,
+        outcome=outcome_from(events, status, None),
+        curve=tuple(heldout_curve(events)),
+        reason=reason,
+    )
 
 
 def _read(path: Path) -> Any:
