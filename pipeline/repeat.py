@@ -12,8 +12,9 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline import composition, settings
 from pipeline.composition import Searched
@@ -23,6 +24,7 @@ from pipeline.mistakes import ERRORS, explain, refusal
 from pipeline.overrides import CONF, keys, typed_as
 from pipeline.runs.naming import run_named, short_name
 from pipeline.runs.repeating import (
+    AS_USUAL,
     GROUPS,
     Difference,
     Pin,
@@ -63,6 +65,8 @@ class Repetition:
     pins: tuple[Pin, ...]
     typed: tuple[str, ...]
     """In addition."""
+    changed: tuple[Difference, ...]
+    """Settings that are other by what was typed."""
     differences: tuple[Difference, ...]
 
     @property
@@ -79,8 +83,11 @@ def repeat(name: str, typed: Sequence[str], folders: Sequence[Path], *, dry_run:
     repetition = repetition_of(recorded(run_named(name, folders)), typed)
     sys.stdout.write(_as_json(repetition) if as_json else "".join(f"{line}\n" for line in _lines(repetition)))
     sys.stdout.flush()
-    if dry_run:
-        return 0
+    return 0 if dry_run else _become(repetition)
+
+
+def _become(repetition: Repetition) -> NoReturn:
+    """The process becomes run.py's, so that Ctrl-C, the exit code and all else are a run's."""
     os.chdir(repetition.cwd)
     os.execv(sys.executable, [sys.executable, str(PROJECT / "run.py"), *repetition.argv])  # noqa: S606
 
@@ -103,6 +110,7 @@ def repetition_of(then: Recorded, typed: Sequence[str] = ()) -> Repetition:
         cwd=cwd,
         pins=tuple(kept),
         typed=tuple(typed),
+        changed=tuple(_changed(then, asked)) if typed else (),
         differences=(*_of_program(then, now), *found),
     )
 
@@ -212,6 +220,14 @@ def _with_typed(searched: Searched, overrides: Sequence[str], typed: Sequence[st
         raise RunError(explain(error, words) or str(error)) from error
 
 
+def _changed(then: Recorded, asked: Settings) -> Iterator[Difference]:
+    """Also what follows from it: an alpha that is in proportion to the rank, a batch that is decided anew."""
+    now = asked.flat()
+    for key, value in then.settings.items():
+        if not key.startswith(AS_USUAL) and value != now.get(key, value):
+            yield Difference(key, typed_as(value), typed_as(now[key]))
+
+
 def _of_program(then: Recorded, now: Settings) -> Iterator[Difference]:
     """Settings that this version has and that one had not, or the other way round: no pin can say them."""
     for pin in leaf_pins(then, now.flat()):
@@ -228,7 +244,7 @@ def _lines(repetition: Repetition) -> Iterator[str]:
     yield f"repeats {repetition.run}"
     yield from _section("pinned, as it would be other now:", [_pin_words(pin) for pin in repetition.pins])
     yield from _section("other than then:", [str(each) for each in repetition.differences])
-    yield from _section("typed in addition:", repetition.typed)
+    yield from _section(f"typed in addition: {shlex.join(repetition.typed)}", [str(each) for each in repetition.changed])
     if not repetition.differences and not repetition.typed:
         yield "  nothing else is other than then"
     yield repetition.command
@@ -257,5 +273,6 @@ def _as_json(repetition: Repetition) -> str:
         "pinned": [{**asdict(pin), "typed": _text(pin)} for pin in repetition.pins],
         "differences": [asdict(each) for each in repetition.differences],
         "typed": repetition.typed,
+        "changed": [asdict(each) for each in repetition.changed],
     }
     return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
