@@ -244,7 +244,9 @@ def _lines(repetition: Repetition) -> Iterator[str]:
     yield f"repeats {repetition.run}"
     yield from _section("pinned, as it would be other now:", [_pin_words(pin) for pin in repetition.pins])
     yield from _section("other than then:", [str(each) for each in repetition.differences])
-    yield from _section(f"typed in addition: {shlex.join(repetition.typed)}", [str(each) for each in repetition.changed])
+    yield from _section(
+        f"typed in addition: {shlex.join(repetition.typed)}", [str(each) for each in repetition.changed]
+    )
     if not repetition.differences and not repetition.typed:
         yield "  nothing else is other than then"
     yield repetition.command

@@ -240,7 +240,7 @@ def test_the_list_as_a_table(make: Make, tmp_path: Path) -> None:
         "3",
         "of",
         "8",
-        *"0.4000 -> 0.3000".split(),
+        *["0.4000", "->", "0.3000"],
     ]
 
 
