@@ -164,12 +164,12 @@ def _groups(then: Recorded, searched: Searched, base: Sequence[str], now: Settin
 
 
 def _options(then: Recorded, searched: Searched) -> list[str]:
-    """The options that the run had, one by one, as far as they are there."""
+    """The options that the run had, and what was typed of what is not pinned, one by one, as far as they are there."""
+    usual = [each for each in then.overrides if each.lstrip("+~").startswith(("tracking", *AS_USUAL))]
     base: list[str] = []
-    for group in GROUPS:
-        option = f"{group}={typed_as(then.settings.get(f'{group}.name'))}"
-        if _composes(searched, [*base, option]):
-            base.append(option)
+    for override in [*(f"{group}={typed_as(then.settings.get(f'{group}.name'))}" for group in GROUPS), *usual]:
+        if _composes(searched, [*base, override]):
+            base.append(override)
     return base
 
 
@@ -193,8 +193,7 @@ def _texts(pins: Sequence[Pin]) -> list[str]:
 def _text(pin: Pin) -> str:
     if pin.removed:
         return f"~{pin.key}"
-    is_new = pin.now is None and ".args." in pin.key
-    return f"{'++' if is_new else ''}{pin.key}={typed_as(pin.value)}"
+    return f"{'++' if pin.added else ''}{pin.key}={typed_as(pin.value)}"
 
 
 # ---------------------------------------------------------------------------------------------- what is typed besides

@@ -171,7 +171,8 @@ def test_states_are_told_apart(make: Make, rendered: Path, tmp_path: Path) -> No
     make("silent", None)
     shutil.copytree(rendered, tmp_path / "rendered")
     states = {run.name: run.state for run in listing.listed([tmp_path], listing.Wanted()).runs}
-    assert states == {**{name: name for name in ended}, "silent": "killed", "rendered": "rendered"}
+    as_named = {str(name): str(name) for name in (*ended, "rendered")}
+    assert states == {**as_named, "silent": "killed"}
     assert names(tmp_path, state="failed") == ["failed"]
 
 

@@ -55,7 +55,9 @@ class Pin:
     key: str
     value: object
     now: object
-    """What it would be; None also where there is no such setting."""
+    """What it would be."""
+    added: bool = False
+    """There is no such setting now."""
     removed: bool = False
     """It is taken away: the run had none."""
     decided: bool = False
@@ -105,10 +107,17 @@ def group_pins(then: Recorded, now: Mapping[str, object]) -> list[Pin]:
 
 def leaf_pins(then: Recorded, now: Mapping[str, object]) -> list[Pin]:
     """Settings that are others now, of those that are pinned at all."""
-    before, after = _pinned_at_all(then.settings), _pinned_at_all(now)
+    before, after = pinned_at_all(then.settings), pinned_at_all(now)
     other = [key for key, value in before.items() if key not in after or after[key] != value]
-    changed = [Pin(key, before[key], after.get(key), decided=key in then.decided) for key in other]
+    changed = [
+        Pin(key, before[key], after.get(key), added=key not in after, decided=key in then.decided) for key in other
+    ]
     return [*changed, *(Pin(key, None, after[key], removed=True) for key in after if key not in before)]
+
+
+def pinned_at_all(settings: Mapping[str, object]) -> dict[str, object]:
+    """An empty set of names and values needs no pin: what is in it now is taken away."""
+    return {key: value for key, value in settings.items() if not key.startswith(AS_USUAL) and value != {}}
 
 
 def warmup_pin(then: Recorded, pins: Sequence[Pin]) -> list[Pin]:
@@ -117,11 +126,6 @@ def warmup_pin(then: Recorded, pins: Sequence[Pin]) -> list[Pin]:
     if not any(pin.key in ("train.warmup_steps", "train.warmup_fraction") for pin in pins):
         return []
     return [Pin("train.warmup_steps", then.plan["warmup_steps"], None, decided=True)]
-
-
-def _pinned_at_all(settings: Mapping[str, object]) -> dict[str, object]:
-    """An empty set of names and values needs no pin: what is in it now is taken away."""
-    return {key: value for key, value in settings.items() if not key.startswith(AS_USUAL) and value != {}}
 
 
 def _hydra(path: Path) -> Mapping[str, Any]:
