@@ -22,7 +22,8 @@ from pipeline.detect import detect
 from pipeline.errors import RunError
 from pipeline.mistakes import ERRORS, explain, refusal
 from pipeline.overrides import CONF, keys, typed_as
-from pipeline.runs.naming import run_named, short_name
+from pipeline.runs.naming import run_named
+from pipeline.runs.reading import short_name
 from pipeline.runs.repeating import (
     AS_USUAL,
     GROUPS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import __main__
 from pipeline.errors import RunError
 from pipeline.journal import Journal
 from pipeline.outcome import recorded, write_outcome
@@ -86,8 +88,6 @@ def verb(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(PROJECT)}
 
 
@@ -174,6 +174,10 @@ def test_states_are_told_apart(make: Make, rendered: Path, tmp_path: Path) -> No
     as_named = {str(name): str(name) for name in (*ended, "rendered")}
     assert states == {**as_named, "silent": "killed"}
     assert names(tmp_path, state="failed") == ["failed"]
+
+
+def test_every_state_can_be_asked_for() -> None:
+    assert __main__.STATES == reading.STATES
 
 
 def test_a_run_whose_lock_is_held_is_running(make: Make) -> None:

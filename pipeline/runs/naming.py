@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import RunError, did_you_mean
-from pipeline.runs.reading import began_of, is_run, is_sweep, tracked_as
+from pipeline.runs.reading import began_of, is_run, is_sweep, short_name, tracked_as
 
 SHORTEST_ID = 6
 """Of the beginning of an MLflow run id."""
@@ -78,11 +78,6 @@ def _tracked(name: str, runs: Sequence[Path]) -> list[Path]:
 
 def _sweeps_named(name: str, folders: Sequence[Path]) -> list[Path]:
     return [sweep for sweep in sweeps_under(folders) if _ends(sweep, name)]
-
-
-def short_name(run_dir: Path) -> str:
-    """The shortest that names it: a trial has its sweep's before its number."""
-    return f"{run_dir.parent.name}/{run_dir.name}" if is_sweep(run_dir.parent) else run_dir.name
 
 
 def _is_a_sweep(name: str, sweep: Path) -> str:

@@ -50,8 +50,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The shortest that names it: a trial has its sweep's before its number."""
-        return f"{self.run_dir.parent.name}/{self.run_dir.name}" if self.sweep else self.run_dir.name
+        return short_name(self.run_dir)
 
     @property
     def sweep(self) -> str | None:
@@ -71,6 +70,11 @@ def is_run(folder: Path) -> bool:
 
 def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP_FILE).is_file()
+
+
+def short_name(run_dir: Path) -> str:
+    """The shortest that names it: a trial has its sweep's before its number."""
+    return f"{run_dir.parent.name}/{run_dir.name}" if is_sweep(run_dir.parent) else run_dir.name
 
 
 def read_run(run_dir: Path) -> Run:
