@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,21 @@ from pathlib import Path
 from pipeline.errors import RunError
 from pipeline.settings import PROJECT
 
+STATES = ("running", "finished", "failed", "killed", "pruned", "rendered")
+FOLDERS = "where to look; default: outputs and multirun, here and in the checkout"
+NAMES = (
+    "RUN is a run's directory, the end of its path (12-00-01_style-ab12; of a trial with its sweep, "
+    "12-00-01_style-ab12/0), or its MLflow run id, of which six characters are enough."
+)
+REPEAT = (
+    "Trains RUN again in a new directory, with the settings that its config.yaml has, whatever the defaults are now. "
+    f"What else differs from then is told first. {NAMES}"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 with a message on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         return int(arguments.verb(arguments))
     except RunError as error:
@@ -75,12 +87,58 @@ def profiles(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def list_runs(arguments: argparse.Namespace) -> int:
+    from pipeline.runs import listing, telling
+
+    wanted = listing.Wanted(arguments.sweep, arguments.state, arguments.best, arguments.limit)
+    found = listing.listed(_folders(arguments), wanted)
+    if arguments.json:
+        _tell([telling.listing_json(found)])
+    else:
+        telling.print_listing(found)
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    from pipeline.runs import naming, reading, telling
+
+    run = reading.read_run(naming.run_named(arguments.run, _run_folders()))
+    if arguments.json:
+        _tell([telling.run_json(run)])
+    else:
+        telling.print_run(run)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from pipeline.runs import comparing, telling
+
+    comparison = comparing.compared_names(arguments.runs, _run_folders())
+    if arguments.json:
+        _tell([telling.comparison_json(comparison)])
+    else:
+        telling.print_comparison(comparison)
+    return 0
+
+
+def repeat(arguments: argparse.Namespace) -> int:
+    from pipeline import repeat as repeating
+
+    return repeating.repeat(
+        arguments.run, arguments.overrides, _run_folders(), dry_run=arguments.dry_run, as_json=arguments.json
+    )
+
+
 def repair(arguments: argparse.Namespace) -> int:
     from pipeline.tracking.repair import repair_runs
 
-    folders = [Path(folder) for folder in arguments.folders] or _run_folders()
-    repaired = repair_runs(folders, say=lambda line: _tell([line]))
-    _tell([f"{repaired} run{'' if repaired == 1 else 's'} repaired"])
+    told: list[str] = []
+    say = told.append if arguments.json else lambda line: _tell([line])
+    repaired = repair_runs(_folders(arguments), say=say)
+    if arguments.json:
+        _tell([json.dumps({"repaired": repaired, "told": told}, indent=1)])
+    else:
+        _tell([f"{repaired} run{'' if repaired == 1 else 's'} repaired"])
     return 0
 
 
@@ -97,6 +155,17 @@ def ui(arguments: argparse.Namespace) -> int:
     argv, variables = ui_argv(Path(arguments.store), arguments.port)
     _tell([f"http://127.0.0.1:{arguments.port}   (Ctrl-C ends it)"])
     os.execvpe(argv[0], argv, {**os.environ, **variables})  # noqa: S606
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand behind flags too, which argparse alone would not take."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in arguments or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,9 +188,35 @@ def _parser() -> argparse.ArgumentParser:
     choosing.add_argument("--json", action="store_true", help="print one object")
     choosing.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help="as of run.py")
     choosing.set_defaults(verb=profiles)
-    runs = verbs.add_parser("runs", help="the tracked runs").add_subparsers(required=True, metavar="VERB")
+    _add_runs(verbs.add_parser("runs", help="the runs that were made: find, compare, repeat, repair them"))
+    return parser
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.description = NAMES
+    runs = parser.add_subparsers(required=True, metavar="VERB")
+    listing = runs.add_parser("list", help="a row a run, the newest first")
+    listing.add_argument("folders", nargs="*", metavar="FOLDER", help=FOLDERS)
+    listing.add_argument("--sweep", metavar="NAME", help="the trials of this sweep only")
+    listing.add_argument("--state", choices=STATES, help="only those")
+    listing.add_argument("--best", action="store_true", help="by the held-out loss, the lowest first")
+    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many; default: 20")
+    listing.add_argument("--json", action="store_true", help="print one object")
+    listing.set_defaults(verb=list_runs)
+    telling = runs.add_parser("show", help="all of one run: what it was, why so, how it ended", description=NAMES)
+    telling.add_argument("run", metavar="RUN")
+    telling.add_argument("--json", action="store_true", help="print one object, with every setting and its source")
+    telling.set_defaults(verb=show)
+    comparing = runs.add_parser(
+        "compare", help="the settings that differ, and the figures, side by side", description=NAMES
+    )
+    comparing.add_argument("runs", nargs="+", metavar="RUN", help="two or more; or one sweep, for its trials")
+    comparing.add_argument("--json", action="store_true", help="print one object")
+    comparing.set_defaults(verb=compare)
+    _add_repeat(runs.add_parser("repeat", help="train a run again, with the settings it had", description=REPEAT))
     repairing = runs.add_parser("repair", help="end the MLflow runs of killed runs, and send what they lack")
-    repairing.add_argument("folders", nargs="*", help="default: outputs and multirun, here and in the checkout")
+    repairing.add_argument("folders", nargs="*", metavar="FOLDER", help=FOLDERS)
+    repairing.add_argument("--json", action="store_true", help="print one object")
     repairing.set_defaults(verb=repair)
     reporting = runs.add_parser("report", help="say which trial of a sweep was best, in files, in MLflow and here")
     reporting.add_argument("sweep", metavar="SWEEP", help="its folder, or its name under multirun")
@@ -131,7 +226,24 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("--port", type=int, default=5000)
     showing.add_argument("--store", default=str(PROJECT / "mlflow"), help="folder of the SQLite store")
     showing.set_defaults(verb=ui)
-    return parser
+
+
+def _add_repeat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="what is to be other than then: seed=1")
+    parser.add_argument("--dry-run", action="store_true", help="print the command and what differs; start nothing")
+    parser.add_argument("--json", action="store_true", help="print that as one object; with --dry-run only")
+    parser.set_defaults(verb=repeat)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or text == "0":
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _folders(arguments: argparse.Namespace) -> list[Path]:
+    return [Path(folder) for folder in arguments.folders] or _run_folders()
 
 
 def _run_folders() -> list[Path]:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
@@ -16,7 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.errors import InvalidSettings, Problem, UnreadableFile
 from pipeline.mistakes import problems_of, refusal
 from pipeline.origins import Composition, File, Override, Source, file_source, typed_source
-from pipeline.overrides import AS_ONE, apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
+from pipeline.overrides import (
+    AS_ONE,
+    CONF,
+    apart,
+    chosen,
+    groups,
+    keys,
+    split,
+    sweep_choices,
+    sweeps,
+    typed_as,
+    value_of,
+)
+from pipeline.settings import Settings, from_config
 
 if TYPE_CHECKING:
     from hydra._internal.defaults_list import DefaultsList
@@ -124,6 +138,41 @@ def _resolve_flag(argv: Sequence[str]) -> list[str]:
     pairs = set(pairwise(argv))
     shows_job = any((flag, "job") in pairs for flag in ("--cfg", "-c")) or "--cfg=job" in argv
     return ["--resolve"] if shows_job and "--resolve" not in argv else []
+
+
+# ------------------------------------------------------------------------------------------------- composed once more
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """Where Hydra takes files from."""
+
+    folder: Path = CONF
+    """Of the whole configuration."""
+    name: str = "config"
+    """Its file."""
+    others: tuple[Path, ...] = ()
+    """Folders of the user's, as of --config-dir."""
+
+    def flags(self) -> list[str]:
+        """What to type for it; several folders of the user's can be named by an override only."""
+        own = ["-cp", str(self.folder)] if self.folder != CONF else []
+        named = ["-cn", self.name] if self.name != "config" else []
+        return [*own, *named, *(["-cd", str(self.others[0])] if len(self.others) == 1 else self._path(2))]
+
+    def _path(self, at_least: int) -> list[str]:
+        folders = [f"file://{folder}" for folder in self.others]
+        return [f"hydra.searchpath={typed_as(folders)}"] if len(folders) >= at_least else []
+
+    def compose(self, overrides: Sequence[str]) -> Settings:
+        """As run.py would have them of these, outside of it. Raises one of `mistakes.ERRORS`."""
+        from hydra import compose, initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        values = [each for each in overrides if not each.lstrip("+~").startswith("hydra.")]
+        with initialize_config_dir(str(self.folder), version_base="1.3"):
+            return from_config(compose(self.name, [*self._path(1), *values]))
 
 
 # --------------------------------------------------------------------------------------------------- what is composed

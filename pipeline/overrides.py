@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
 
 from pipeline.settings import PROJECT
 
 CONF = PROJECT / "conf"
+PLAIN_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+NO_WORDS = {"null", "true", "false", "inf", "nan"}
+"""What Hydra reads as a value of another type, unless it is in quotes."""
 FLAGS_WITH_VALUE = {
     "-c",
     "--cfg",
@@ -49,6 +54,17 @@ def chosen(key: str, overrides: Sequence[str]) -> str | None:
 def value_of(override: str) -> str:
     value = override.partition("=")[2]
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def typed_as(value: object) -> str:
+    """The value as Hydra reads it back, without a shell's quotes."""
+    if isinstance(value, list):
+        return f"[{','.join(map(typed_as, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{typed_as(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str) and (not PLAIN_WORD.fullmatch(value) or value.lower() in NO_WORDS):
+        return QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -30,6 +30,7 @@ from pipeline.outcome import has_outcome, recorded, write_outcome
 from pipeline.records import Ending, Event, Facts, Job, Kind, Origin, Outcome, Plan
 from pipeline.resume import Claim, claimed, done_before, locked
 from pipeline.settings import Resume, Settings, Until, plain
+from pipeline.versions import made_with
 
 PLAN_NAME = "plan.json"
 
@@ -247,7 +248,8 @@ def _this_process() -> dict[str, Any]:
 
 
 def _plan_record(plan: Plan) -> dict[str, Any]:
-    return asdict(replace(plan, origins=())) | {"settings": plain(plan.settings)}
+    made = asdict(made_with(plan.settings.optimizer.known.package))
+    return asdict(replace(plan, origins=())) | {"settings": plain(plan.settings), "made_with": made}
 
 
 def _simple(value: Any) -> Any:

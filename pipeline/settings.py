@@ -518,7 +518,7 @@ class Settings:
 
     def flat(self) -> dict[str, object]:
         """Every setting under its dotted name; the figures that values are taken from are left out."""
-        return dict(_flatten("", plain(self)))
+        return dict(flatten("", plain(self)))
 
 
 def decided(value: T | None) -> T:
@@ -551,9 +551,10 @@ def _values(value: Any) -> Any:
     return [_values(item) for item in value] if isinstance(value, list) else value
 
 
-def _flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+def flatten(prefix: str, value: object) -> list[tuple[str, object]]:
+    """Leaves under their dotted names; an empty set of names and values is a leaf."""
     if isinstance(value, dict) and value:
-        return [pair for key, item in value.items() for pair in _flatten(f"{prefix}{key}.", item)]
+        return [pair for key, item in value.items() for pair in flatten(f"{prefix}{key}.", item)]
     return [(prefix[:-1], value)]
 
 
@@ -611,7 +612,7 @@ def _unknown(prefix: str, group: Any) -> Iterator[Problem]:
     for name, value in vars(group).items():
         if name not in known:
             reason = f"is no setting of {prefix[:-1] or 'a run'}" + (f"={group.name}" if "name" in known else "")
-            for key, each in _flatten(f"{prefix}{name}.", value):
+            for key, each in flatten(f"{prefix}{name}.", value):
                 yield Problem(key, each, reason, f"leave {key} out")
         elif is_dataclass(value):
             yield from _unknown(f"{prefix}{name}.", value)

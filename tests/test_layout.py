@@ -12,11 +12,15 @@ import pytest
 from pipeline.settings import PROJECT, Settings
 
 STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "execute", "log")}
-ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor"}
+SWEEP = "pipeline.sweep"
+ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor", "pipeline.repeat", f"{SWEEP}.launch", f"{SWEEP}.preloaded"}
 COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
-HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE}
+HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE, f"{SWEEP}.launch", f"{SWEEP}.axes"}
 NATIVE = "pipeline.backends.native"
-TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "memory", "job", "__main__"))}
+TORCHLESS_NATIVE = {
+    NATIVE,
+    *(f"{NATIVE}.{name}" for name in ("render", "support", "memory", "job", "quiet", "__main__")),
+}
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
 TRAINER_LIBRARIES = {"torch", "diffusers", "transformers", "lycoris", "accelerate", "bitsandbytes", "peft"}
 RECORDS = {
@@ -137,6 +141,8 @@ def library(imported: Import) -> str:
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if not module.startswith(NATIVE)))
 def test_the_runner_loads_no_trainer_module(module: str) -> None:
+    if module == f"{SWEEP}.preloaded":  # of the process that trainers are forked from, and of no other
+        return
     for imported in imports(MODULES[module]):
         if imported.module.startswith(NATIVE):
             assert imported.module in TORCHLESS_NATIVE, f"{module}:{imported.line} imports {imported.module}"

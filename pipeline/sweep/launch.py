@@ -84,7 +84,8 @@ def launch_search(config: Any, loader: Any, arguments: Sequence[str], search: Se
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from pipeline.sweep.search import Search, axes_of, open_study
+    from pipeline.sweep.axes import axes_of
+    from pipeline.sweep.search import Search, open_study
 
     launcher = config.hydra.launcher
     if not str(launcher._target_).endswith(".TrialsLauncher"):

@@ -101,7 +101,7 @@ def result_of(run_dir: Path, shared: Sequence[str]) -> Result:
     """Of one trial, which has a directory at least. `shared` is what was typed for all."""
     overrides = tuple(_read(run_dir / ".hydra" / "overrides.yaml") or ())
     events = read_journal(run_dir)
-    state, reason = _state(events)
+    state, reason = state_of(events)
     status = cast("Status", "killed" if state in ("waiting", "running") else state)
     return Result(
         number=int(run_dir.name),
@@ -116,7 +116,7 @@ def result_of(run_dir: Path, shared: Sequence[str]) -> Result:
     )
 
 
-def _state(events: Sequence[Event]) -> tuple[State, str]:
+def state_of(events: Sequence[Event]) -> tuple[State, str]:
     """By the newest start, and why it has no weights. A run that does not say how it ended goes on, or was killed: its
     lock would tell."""
     last = next((event for event in reversed(events) if event.kind in ("run", "end")), None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.settings import PROJECT
 from pipeline.sweep.names import MAX_NAME_LENGTH, short_name
 from pipeline.sweep.results import SWEEP_FILE, sweep_name, varied_in
 from pipeline.tracking.masking import MASK, Masker, looks_secret
+from pipeline.versions import commit_of
 from pipeline.wording import memory_words
 
 SWEEP_TAG = "sweep"
@@ -31,7 +31,6 @@ MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 _MAX_DIGEST_LENGTH = 36
 _NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. :/]")
-_GIT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,23 +179,10 @@ def _sweep_tags(run_dir: Path) -> dict[str, str]:
 
 
 def _git_tags(checkout: Path) -> dict[str, str]:
-    if not (checkout / ".git").exists():  # git would answer for any repository around this folder
+    commit, dirty = commit_of(checkout)
+    if commit is None:
         return {}
-    commit, changes = (
-        _git(checkout, "rev-parse", "HEAD"),
-        _git(checkout, "status", "--porcelain", "--untracked-files=no"),
-    )
-    if commit is None or changes is None:
-        return {}
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": commit}
-
-
-def _git(checkout: Path, *words: str) -> str | None:
-    command = ["git", "--no-optional-locks", "-C", str(checkout), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return {"git.commit": commit, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
 
 
 def _note(plan: Plan, command: str) -> str:

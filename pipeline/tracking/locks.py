@@ -32,9 +32,18 @@ def lock_if_free(path: Path) -> Iterator[bool]:
         yield _take(file.fileno())
 
 
-def _take(file: int) -> bool:
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock now. Asked with a shared lock for a moment; no file is made."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open("rb") as file:
+            return not _take(file.fileno(), fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _take(file: int, kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
