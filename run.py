@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from pipeline import composition, mistakes, settings
 from pipeline.errors import RunError, Stopped
 from pipeline.origins import origins_of
+from pipeline.signals import TIME_IS_UP
 
 TYPED = tuple(sys.argv[1:])
 """The command line as it was typed: sys.argv is completed before Hydra reads it."""
@@ -49,7 +50,7 @@ def main(config: DictConfig) -> None:
         if ending is not None and ending.error is not None:
             raise ending.error
     except Stopped as stopped:
-        _leave(str(stopped), stopped.exit_code)
+        _leave_stopped(stopped)
     except RunError as error:
         if not in_sweep and not FULL_ERRORS:
             _leave(str(error), 1)
@@ -78,6 +79,12 @@ def start() -> None:
         if FULL_ERRORS or message is None:
             raise
         _leave(message, 1)
+
+
+def _leave_stopped(stopped: Stopped) -> NoReturn:
+    if stopped.exit_code == 128 + TIME_IS_UP:  # its checkpoint is there: submitit puts the job into the queue again
+        signal.raise_signal(TIME_IS_UP)
+    _leave(str(stopped), stopped.exit_code)
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:

@@ -16,7 +16,7 @@ from pipeline.errors import Cause, Stopped
 from pipeline.journal import JournalReader, read_journal
 from pipeline.outcome import last_text, outcome_from
 from pipeline.records import Ending, Event, Job
-from pipeline.signals import stop_requests
+from pipeline.signals import stop_requests, time_is_up_for_me_alone
 
 LOG_NAME = "trainer.log"
 POLL_SECONDS = 0.1
@@ -47,7 +47,7 @@ def execute(
 
 
 def _start(job: Job, log: Path, lock: int | None) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
+    with log.open("ab") as output, time_is_up_for_me_alone():
         return subprocess.Popen(
             job.argv,
             cwd=job.cwd,
