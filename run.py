@@ -19,6 +19,7 @@ from pipeline import composition, mistakes, settings
 from pipeline.errors import RunError, Stopped
 from pipeline.origins import origins_of
 from pipeline.signals import TIME_IS_UP
+from pipeline.tracking.credentials import without_password
 
 TYPED = tuple(sys.argv[1:])
 """The command line as it was typed: sys.argv is completed before Hydra reads it."""
@@ -44,7 +45,7 @@ def main(config: DictConfig) -> None:
         sys.stdout.write(f"\njob {job.job.num}: {shlex.join(job.overrides.task)}\n")
         sys.stdout.flush()
     try:
-        asked = settings.from_config(config)
+        asked = without_password(settings.from_config(config))
         origins = origins_of(composition.made_of(config, job, TYPED), asked)
         ending = runner.run(asked, run_dir, command=command, origins=origins)
         if ending is not None and ending.error is not None:

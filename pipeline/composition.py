@@ -17,6 +17,7 @@ from pipeline.errors import InvalidSettings, Problem, UnreadableFile
 from pipeline.mistakes import problems_of, refusal
 from pipeline.origins import Composition, File, Override, Source, file_source, typed_source
 from pipeline.overrides import apart, chosen, groups, keys, split, sweep_choices, sweeps, value_of
+from pipeline.tracking import credentials
 
 if TYPE_CHECKING:
     from hydra._internal.defaults_list import DefaultsList
@@ -37,6 +38,7 @@ def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
     overrides, flags = apart([_with_plus(_without_plus(argument)) for argument in typed])
     _refuse_two_purposes(flags)
+    credentials.refuse_typed(overrides)
     overrides = [*_with_model(overrides, sweeping=sweeps(flags)), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
     if any(refusal(override) for override in overrides):
@@ -123,6 +125,8 @@ def _resolve_flag(argv: Sequence[str]) -> list[str]:
     """`--cfg job` shows values, not where they are taken from."""
     pairs = set(pairwise(argv))
     shows_job = any((flag, "job") in pairs for flag in ("--cfg", "-c")) or "--cfg=job" in argv
+    if shows_job:
+        credentials.hide()
     return ["--resolve"] if shows_job and "--resolve" not in argv else []
 
 
