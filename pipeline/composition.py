@@ -59,7 +59,8 @@ def command_line(typed: Sequence[str], job_overrides: Sequence[str] | None) -> s
     if job_overrides is None:
         return shlex.join(["python", "run.py", *typed])
     flags, _ = split(typed)
-    return shlex.join(["python", "run.py", *flags, *job_overrides])
+    own = [override for override in job_overrides if not override.startswith("launch=")]  # who ran it, and only sweeps
+    return shlex.join(["python", "run.py", *flags, *own])
 
 
 def existing_run_dir(typed: Sequence[str]) -> Path | None:

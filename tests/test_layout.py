@@ -14,7 +14,7 @@ from pipeline.settings import PROJECT, Settings
 STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "execute", "log")}
 ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor"}
 COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
-HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE}
+HYDRA_BORDER = {"run", "pipeline.settings", "pipeline.slurm", *COMMAND_LINE}
 NATIVE = "pipeline.backends.native"
 TORCHLESS_NATIVE = {NATIVE, *(f"{NATIVE}.{name}" for name in ("render", "support", "memory", "job", "__main__"))}
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
@@ -24,7 +24,7 @@ RECORDS = {
     *("pipeline.errors", "pipeline"),
 }
 VAGUE_NAMES = {"utils", "util", "common", "manager", "base", "helpers", "misc"}
-GROUPS_WITHOUT_FIELD = {"experiment", "schema"}
+GROUPS_WITHOUT_FIELD = {"experiment", "launch", "schema"}
 
 
 @dataclass(frozen=True)
