@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from pipeline.errors import InvalidSettings, Problem
-from pipeline.settings import PROJECT
+from pipeline.settings import PROJECT, Resume
 
 PROGRAMS = ("sbatch", "srun", "squeue", "sinfo")
 ENDED = {
@@ -65,12 +65,26 @@ def problems_of(config: DictConfig) -> Iterator[Problem]:
     if minutes <= 0:
         reason = "must be given: the minutes after which Slurm ends a job, and its trial goes on in a next one"
         yield Problem("hydra.launcher.timeout_min", minutes, reason, "hydra.launcher.timeout_min=600")
+    yield from _several_machines(config)
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         reason = f"no {', '.join(missing)} on the PATH: this is no machine of a Slurm cluster"
         yield Problem("launch", "slurm", reason, "the same on a login node of the cluster; or leave launch=slurm out")
         return
     yield from _unknown_partition(config.hydra.launcher.partition)
+
+
+def _several_machines(config: DictConfig) -> Iterator[Problem]:
+    """What would start a trial several times over, in one folder, or have it wait for machines that never come."""
+    launcher = config.hydra.launcher
+    asked = {
+        "hydra.launcher.nodes": launcher.nodes,
+        "hydra.launcher.tasks_per_node": launcher.tasks_per_node,
+        "hardware.num_machines": config.hardware.num_machines,
+    }
+    for key, value in asked.items():
+        if value != 1:
+            yield Problem(key, value, "a trial of a sweep is one job on one machine", f"{key}=1")
 
 
 def _unknown_partition(wanted: str | None) -> Iterator[Problem]:
@@ -87,6 +101,8 @@ def _unknown_partition(wanted: str | None) -> Iterator[Problem]:
 
 
 def _warnings(config: DictConfig) -> Iterator[str]:
+    if config.resume == Resume.never:
+        yield "! resume=never: a trial whose job's time is up begins anew in the next job"
     tracking = config.tracking
     is_file = tracking.enabled and (tracking.uri is None or str(tracking.uri).startswith("sqlite:"))
     nodes = set(_lines_of("sinfo", "--noheader", "--Node", "--format=%N"))

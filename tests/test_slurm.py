@@ -34,7 +34,8 @@ def config(**launcher: Any) -> Any:
     """Of what `problems_of` reads."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.create({"hydra": {"launcher": {"timeout_min": 5, "partition": None, **launcher}}})
+    usual = {"timeout_min": 5, "partition": None, "nodes": 1, "tasks_per_node": 1}
+    return OmegaConf.create({"hydra": {"launcher": {**usual, **launcher}}, "hardware": {"num_machines": 1}})
 
 
 def told(**launcher: Any) -> list[str]:
@@ -73,6 +74,13 @@ def test_unknown_partition_is_told_with_the_known_ones(cluster: Path) -> None:
     assert told(partition="gpus") == [
         "hydra.launcher.partition=gpus: there is no partition 'gpus'. There are: gpu, long\n"
         "    try: hydra.launcher.partition=gpu"
+    ]
+
+
+@pytest.mark.parametrize("key", ["nodes", "tasks_per_node"])
+def test_trial_of_several_machines_is_refused(key: str, cluster: Path) -> None:
+    assert told(**{key: 2}) == [
+        f"hydra.launcher.{key}=2: a trial of a sweep is one job on one machine\n    try: hydra.launcher.{key}=1"
     ]
 
 
