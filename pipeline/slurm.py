@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,11 @@ class Sweep(Callback):
         problems = tuple(problems_of(config))
         if problems:
             raise SystemExit(str(InvalidSettings(problems)))  # Hydra makes a warning of an error, and submits
-        _say(warning for warning in _warnings(config))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        name = config.hydra.launcher.name
-        _say(
-            [f"the trials are Slurm's jobs {name}; Ctrl-C ends the waiting only, and this the jobs: scancel -n {name}"]
-        )
         _ask_squeue(str(config.hydra.launcher.submitit_folder))
+        _say(_warnings(config))
+        name = config.hydra.launcher.name
+        _say([f"the trials are Slurm's jobs {name}. Ctrl-C ends the waiting only; the jobs end by: scancel -n {name}"])
 
 
 def problems_of(config: DictConfig) -> Iterator[Problem]:
@@ -118,7 +116,7 @@ def _lines_of(*command: str) -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
-def _say(lines: Any) -> None:
+def _say(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

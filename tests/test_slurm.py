@@ -89,6 +89,17 @@ def test_cluster_that_does_not_answer_is_told_with_its_own_words(cluster: Path) 
     assert "sinfo: error: no controller" in told()[0]
 
 
+def test_sweep_that_could_not_run_is_not_submitted() -> None:
+    """By the one exception that Hydra does not make a warning of."""
+    with pytest.raises(SystemExit, match=r"hydra\.launcher\.timeout_min=0: must be given"):
+        slurm.Sweep().on_multirun_start(config(timeout_min=0))
+
+
+def test_run_that_is_no_sweep_is_refused() -> None:
+    with pytest.raises(SystemExit, match="try: -m before the settings"):
+        slurm.Sweep().on_run_start(config())
+
+
 def test_launch_without_the_extra_says_what_to_install() -> None:
     if importlib.util.find_spec("submitit") is not None:
         pytest.skip("the extra is installed here")
@@ -233,10 +244,11 @@ class RealSweep:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[RealSweep]:
+def swept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[RealSweep]:
     missing = missing_of_a_cluster()
     if missing:
         pytest.skip(missing)
+    tiny_model: Path = request.getfixturevalue("tiny_model")
     folder = tmp_path_factory.mktemp("slurm")
     with (folder / "said.txt").open("w") as said:
         launcher = subprocess.Popen(command_of(tiny_model, folder), cwd=folder, stdout=said, stderr=said)
