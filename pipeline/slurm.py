@@ -206,9 +206,7 @@ class Queue:
 def _write_lost(file: Path, reason: str) -> None:
     """As submitit and Hydra write the result of a trial that failed."""
     logs = file.with_name(file.name.replace("_result.pkl", "_log.err"))
-    error = CompactHydraException(
-        f"{reason}\n    its log: {logs}\n    it goes on with: the command in its journal.jsonl"
-    )
+    error = CompactHydraException(f"{reason}\n    its log: {logs}")
     part = file.with_name(f"{file.name}.part")
     part.write_bytes(pickle.dumps(("success", JobReturn(status=JobStatus.FAILED, _return_value=error))))
     part.replace(file)
