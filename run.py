@@ -18,6 +18,8 @@ from omegaconf import DictConfig
 from pipeline import composition, mistakes, settings
 from pipeline.errors import RunError, Stopped
 from pipeline.origins import origins_of
+from pipeline.signals import TIME_IS_UP
+from pipeline.tracking.credentials import without_password
 
 TYPED = tuple(sys.argv[1:])
 """The command line as it was typed: sys.argv is completed before Hydra reads it."""
@@ -47,13 +49,13 @@ def main(config: DictConfig) -> None:
         sys.stdout.write(f"\njob {job.job.num}: {shlex.join(job.overrides.task)}\n")
         sys.stdout.flush()
     try:
-        asked = settings.from_config(config)
+        asked = without_password(settings.from_config(config))
         origins = origins_of(composition.made_of(config, job, TYPED), asked)
         ending = runner.run(asked, run_dir, command=command, origins=origins, once=is_trial)
         if ending is not None and ending.error is not None:
             raise ending.error
     except Stopped as stopped:
-        _leave(str(stopped), stopped.exit_code)
+        _leave_stopped(stopped)
     except RunError as error:
         if not in_sweep and not FULL_ERRORS:
             _leave(str(error), 1)
@@ -77,11 +79,19 @@ def start() -> None:
         main()
     except KeyboardInterrupt:
         _leave("Stopped.", 128 + signal.SIGINT)
+    except Stopped as stopped:
+        _leave(str(stopped), stopped.exit_code)
     except mistakes.ERRORS as error:
         message = "\n".join(failed_jobs) or mistakes.explain(error, sys.argv[1:])
         if FULL_ERRORS or message is None:
             raise
         _leave(message, 1)
+
+
+def _leave_stopped(stopped: Stopped) -> NoReturn:
+    if stopped.exit_code == 128 + TIME_IS_UP:  # its checkpoint is there: submitit puts the job into the queue again
+        signal.raise_signal(TIME_IS_UP)
+    _leave(str(stopped), stopped.exit_code)
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:

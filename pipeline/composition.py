@@ -31,6 +31,7 @@ from pipeline.overrides import (
     value_of,
 )
 from pipeline.settings import Settings, from_config
+from pipeline.tracking import credentials
 
 if TYPE_CHECKING:
     from hydra._internal.defaults_list import DefaultsList
@@ -51,6 +52,7 @@ def complete(typed: Sequence[str]) -> list[str]:
     """The command line with what follows from it. Raises InvalidSettings for additions that would be ignored."""
     overrides, flags = apart([_with_plus(_without_plus(argument)) for argument in typed])
     _refuse_two_purposes(flags)
+    credentials.refuse_typed(overrides)
     overrides = [*_with_model(overrides, sweeping=sweeps(flags)), *_data_group(overrides)]
     argv = [*overrides, *flags, *_resolve_flag(flags)]  # Hydra can't have flags between overrides
     if any(refusal(override) for override in overrides):
@@ -71,7 +73,8 @@ def command_line(typed: Sequence[str], job_overrides: Sequence[str] | None) -> s
     if job_overrides is None:
         return shlex.join(["python", "run.py", *typed])
     flags, _ = split(typed)
-    return shlex.join(["python", "run.py", *flags, *job_overrides, *(each for each in typed if each == AS_ONE)])
+    own = [override for override in job_overrides if not override.startswith("launch=")]  # who ran it, and only sweeps
+    return shlex.join(["python", "run.py", *flags, *own, *(each for each in typed if each == AS_ONE)])
 
 
 def existing_run_dir(typed: Sequence[str]) -> Path | None:
@@ -137,6 +140,8 @@ def _resolve_flag(argv: Sequence[str]) -> list[str]:
     """`--cfg job` shows values, not where they are taken from."""
     pairs = set(pairwise(argv))
     shows_job = any((flag, "job") in pairs for flag in ("--cfg", "-c")) or "--cfg=job" in argv
+    if shows_job:
+        credentials.hide()
     return ["--resolve"] if shows_job and "--resolve" not in argv else []
 
 

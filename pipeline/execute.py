@@ -18,7 +18,7 @@ from pipeline.errors import Cause, Pruned, Stopped
 from pipeline.journal import JournalReader, read_journal
 from pipeline.outcome import last_text, outcome_from
 from pipeline.records import Ending, Event, Job
-from pipeline.signals import stop_requests
+from pipeline.signals import stop_requests, time_is_up_for_me_alone
 
 LOG_NAME = "trainer.log"
 POLL_SECONDS = 0.1
@@ -64,7 +64,7 @@ def _start(job: Job, log: Path, lock: int | None) -> Trainer:
     """In a session of its own: Ctrl-C in the terminal reaches the runner only."""
     env, kept = {**os.environ, **job.env}, () if lock is None else (lock,)
     waiting = standby.taken(job.argv, job.env)
-    with log.open("ab") as output:
+    with log.open("ab") as output, time_is_up_for_me_alone():
         if waiting is not None:
             waiting.become(job.argv, cwd=job.cwd, env=env, output=output.fileno(), kept=kept)
             return waiting

@@ -23,8 +23,11 @@ from pipeline.overrides import CONF, groups, split, sweep_choices, sweeps, value
 from pipeline.settings import FinetuneMode, KohyaBackend, LoraMode, NativeBackend, Settings
 
 HYDRA_ERRORS: tuple[type[Exception], ...] = (HydraException, OmegaConfBaseException)
-ERRORS: tuple[type[Exception], ...] = (RunError, *HYDRA_ERRORS, ValueError, AssertionError)
-"""What a mistake of the user's may raise: a few slip through Hydra's own checks."""
+ERRORS: tuple[type[Exception], ...] = (RunError, *HYDRA_ERRORS, ValueError, AssertionError, RuntimeError)
+"""What a mistake of the user's may raise: a few slip through Hydra's own checks, and launchers have errors of their
+own."""
+EXTRAS = {"launch": {"slurm": "hydra-submitit-launcher"}}
+"""Options that need a package of an extra of the same name."""
 VARIANTS: dict[str, dict[str, type]] = {
     "mode": {"lora": LoraMode, "finetune": FinetuneMode},
     "backend": {"native": NativeBackend, "kohya": KohyaBackend},
@@ -100,6 +103,8 @@ def explain(error: Exception, argv: Sequence[str]) -> str | None:
     the error is a fault of the program."""
     if isinstance(error, RunError) or type(error) is CompactHydraException:  # a job's own message, told as it is
         return str(error)
+    if type(error).__module__.startswith("submitit."):  # what sbatch would not take, in its words
+        return "\n".join(dict.fromkeys(line for line in str(error).splitlines() if line.strip()))
     try:
         problems = tuple(problems_of(argv))
     except HYDRA_ERRORS:  # not the command line's fault: a YAML file is wrong, and Hydra names it
@@ -148,6 +153,14 @@ def _problem(mistake: _Mistake) -> Problem:
         if problem is not None:
             return problem
     return Problem(mistake.key, mistake.value, _as_hydra_says(mistake.error), "python run.py --help")
+
+
+def _missing_extra(mistake: _Mistake) -> Problem | None:
+    package = EXTRAS.get(mistake.key, {}).get(mistake.value)
+    if package is None or "Could not find 'hydra/" not in mistake.text:
+        return None
+    reason = f"needs the package {package}, which is not installed"
+    return Problem(mistake.key, mistake.value, reason, f"pip install -e '.[{mistake.value}]'")
 
 
 def _unknown_option(mistake: _Mistake) -> Problem | None:
@@ -277,6 +290,7 @@ def _syntax(mistake: _Mistake) -> Problem | None:
 EXPLANATIONS: tuple[Callable[[_Mistake], Problem | None], ...] = (
     _syntax,
     _network_in_finetune,
+    _missing_extra,
     _unknown_option,
     _existing_addition,
     _unknown_setting,

@@ -15,7 +15,7 @@ STAGES = {f"pipeline.{stage}" for stage in ("detect", "validate", "render", "exe
 SWEEP = "pipeline.sweep"
 ENTRANCES = {"run", "pipeline.__main__", "pipeline.doctor", "pipeline.repeat", f"{SWEEP}.launch", f"{SWEEP}.preloaded"}
 COMMAND_LINE = {f"pipeline.{name}" for name in ("composition", "mistakes", "overrides")}
-HYDRA_BORDER = {"run", "pipeline.settings", *COMMAND_LINE, f"{SWEEP}.launch", f"{SWEEP}.axes"}
+HYDRA_BORDER = {"run", "pipeline.settings", "pipeline.slurm", *COMMAND_LINE, f"{SWEEP}.launch", f"{SWEEP}.axes"}
 NATIVE = "pipeline.backends.native"
 TORCHLESS_NATIVE = {
     NATIVE,
@@ -28,7 +28,7 @@ RECORDS = {
     *("pipeline.errors", "pipeline"),
 }
 VAGUE_NAMES = {"utils", "util", "common", "manager", "base", "helpers", "misc"}
-GROUPS_WITHOUT_FIELD = {"experiment", "schema"}
+GROUPS_WITHOUT_FIELD = {"experiment", "launch", "schema"}
 
 
 @dataclass(frozen=True)

@@ -351,6 +351,66 @@ def test_stop_while_torch_is_asked(number: signal.Signals, exit_code: int, given
     assert "Traceback" not in errors
 
 
+# ---------------------------------------------------------------------------------------------------------- secrets
+
+PASSWORD = "correct-horse"
+
+
+def with_password(*words: str, cwd: Path, uri: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROJECT / "run.py"), *words]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def holding(folder: Path, secret: str) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [path for path in files if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]], ids=["run", "sweep"])
+def test_typed_password_is_refused_before_anything_is_written(sweep: list[str], tmp_path: Path) -> None:
+    message = complaint(*sweep, f"tracking.uri=postgresql://me:{PASSWORD}@host:5432/db", cwd=tmp_path)
+    assert PASSWORD not in message
+    assert (
+        "try: MLFLOW_TRACKING_URI='postgresql://USER:PASSWORD@host:5432/db' python run.py tracking=server"
+    ) in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_password_in_a_file_of_the_users_is_refused(given: list[str], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "tracking").mkdir(parents=True)
+    file = tmp_path / "conf" / "tracking" / "mine.yaml"
+    server = (PROJECT / "conf/tracking/server.yaml").read_text()
+    file.write_text(server.replace("${oc.env:MLFLOW_TRACKING_URI,???}", f"http://me:{PASSWORD}@host"))
+    message = complaint("-cd", str(tmp_path / "conf"), "tracking=mine", *given, "until=render", cwd=tmp_path)
+    assert PASSWORD not in message
+    assert "tracking.uri=http://host" in message
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_password_of_the_environment_is_in_no_file_of_a_run(given: list[str], tmp_path: Path) -> None:
+    words = ["tracking=server", *given, "until=render", f"hydra.run.dir={tmp_path / 'mine'}"]
+    done = with_password(*words, cwd=tmp_path, uri=f"http://me:{PASSWORD}@host:5000")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((tmp_path / "mine/config.yaml").read_text())["tracking"]["uri"] == "http://host:5000"
+    assert holding(tmp_path / "mine", PASSWORD) == []
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_password_of_the_environment_is_in_no_file_of_a_sweep(given: list[str], tmp_path: Path) -> None:
+    words = ["-m", "tracking=server", *given, "until=render", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'mine'}"]
+    done = with_password(*words, cwd=tmp_path, uri=f"http://me:{PASSWORD}@host:5000")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine/multirun.yaml").exists()
+    assert holding(tmp_path / "mine", PASSWORD) == []
+
+
+def test_shown_configuration_has_no_password(tmp_path: Path) -> None:
+    done = with_password("tracking=server", "--cfg", "job", cwd=tmp_path, uri=f"http://me:{PASSWORD}@host:5000")
+    assert yaml.safe_load(done.stdout)["tracking"]["uri"] == "http://host:5000"
+
+
 # ------------------------------------------------------------------------------------------------------ other verbs
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.journal import Journal, read_journal
-from pipeline.tracking.masking import Masker, looks_secret, without_credentials
+from pipeline.tracking.masking import Masker, has_credentials, looks_secret, without_credentials
 from pipeline.tracking.owner import is_alive, this_owner
 from pipeline.tracking.system_metrics import Sampler, amd_metrics, nvidia_metrics
 
@@ -47,7 +47,25 @@ def test_credentials_leave_the_address_and_nothing_else() -> None:
     assert (
         without_credentials("postgresql+psycopg://me:p@ss@host:5432/db?x=1") == "postgresql+psycopg://host:5432/db?x=1"
     )
+    assert without_credentials("postgresql://host/db?user=me&password=pw&x=1") == "postgresql://host/db?user=me&x=1"
     assert without_credentials("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"
+
+
+@pytest.mark.parametrize("text", ["http://me:pw@host", "postgresql://me:p%40ss@host/db", "mysql://host/db?password=pw"])
+def test_address_with_a_password_is_known(text: str) -> None:
+    assert has_credentials(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://host:5000", "sqlite:////a@b/mlflow.db", "me@host.org", "/a?password=pw", "1e-4"]
+)
+def test_what_holds_no_password_is_let_pass(text: str) -> None:
+    assert not has_credentials(text)
+
+
+def test_password_of_the_store_is_masked_wherever_it_stands() -> None:
+    mask = Masker({"MLFLOW_TRACKING_URI": "postgresql://me:battery%40staple@host/db"})
+    assert mask("failed for battery@staple, battery%40staple") == "failed for ***, ***"
 
 
 def test_this_process_lives() -> None:

@@ -802,3 +802,20 @@ def test_server_that_never_answers_costs_a_warning_and_little_time(place: Place)
     assert len(record.warnings) == 1 and "python -m pipeline runs repair" in record.warnings[0]
     assert SECRETS[0] not in record.warnings[0] + (place.run_dir / "tracking.json").read_text()
     assert not state_of(place).closed
+
+
+@pytest.mark.slow
+def test_password_of_a_server_is_in_nothing_that_a_training_leaves(place: Place, tiny_model: Path) -> None:
+    port = free_port()
+    words = [f"model.path={tiny_model}", "train.max_steps=1", "sample.prompts=[star]", "sample.num_inference_steps=1"]
+    words += ["tracking=server", "tracking.experiment=tests", "-m", "seed=1"]
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"http://me:{SECRETS[0]}@127.0.0.1:{port}"}
+    with server(place, port):
+        command = [sys.executable, str(PROJECT / "run.py"), *words]
+        done = subprocess.run(command, cwd=place.dir, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert place.the_run().info.status == "FINISHED"
+    files = [file for file in place.dir.rglob("*") if file.is_file()]
+    assert {"multirun.yaml", "overrides.yaml", "journal.jsonl", "mlflow.db"} <= {file.name for file in files}
+    assert [file for file in files if SECRETS[0].encode() in file.read_bytes()] == []
+    assert SECRETS[0] not in done.stdout + done.stderr

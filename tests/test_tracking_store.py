@@ -122,10 +122,15 @@ def test_credentials_that_were_not_written_come_back_from_the_environment(
 
 
 def test_ui_is_served_to_this_machine_only(tmp_path: Path) -> None:
-    argv, env = ui_argv(tracking("postgresql://host/db", tmp_path), 5001)
+    argv, _ = ui_argv(tracking("postgresql://host/db", tmp_path), 5001)
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
     assert argv[argv.index("--port") + 1] == "5001"
-    assert env == {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def test_ui_is_told_the_password_where_other_users_can_not_read_it(tmp_path: Path) -> None:
+    argv, env = ui_argv(tracking("postgresql://me:secret@host/db", tmp_path))
+    assert "secret" not in " ".join(argv)
+    assert env["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@host/db"
 
 
 def test_ui_of_a_server_is_the_server(tmp_path: Path) -> None:

@@ -190,9 +190,9 @@ def _complete(running: Running, code: int) -> None:
 
 def _last_words(running: Running, code: int) -> str:
     """What it printed last, without the lines that tell of progress."""
-    with (running.run_dir / LOG_NAME).open("rb") as log:
-        log.seek(running.log_offset)
-        lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+    log = running.run_dir / LOG_NAME
+    printed = log.read_bytes()[running.log_offset :] if log.exists() else b""
+    lines = printed.decode(errors="replace").splitlines()[-LAST_LINES:]
     told = [line for line in lines if line.strip() and not line.startswith(("\u2713 ", "\u2717 ", "    "))]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return "\n".join(told) or f"its process ended with {how} and said nothing"

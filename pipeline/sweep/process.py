@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class Warm:
         os.environ.update(env)
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([PRELOADED])
+        with _found_here():
+            forkserver.ensure_running()
 
     def start(self, argv: Sequence[str], slot: Slot, log: Path) -> Process:
         process = self._context.Process(target=_trial, args=(list(argv), _environment(slot), slot.cores, str(log)))
@@ -99,6 +101,20 @@ def _environment(slot: Slot) -> dict[str, str]:
     """HYDRA_FULL_ERROR is run.py's own word to Hydra, not the user's."""
     own = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     return {**own, **slot.env, TRIAL: "1"}
+
+
+@contextmanager
+def _found_here() -> Iterator[None]:
+    """Python's own server of forks looks for modules in the working directory, and then in what is installed, which may
+    be another checkout of this project."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextmanager

@@ -38,12 +38,17 @@ class Pruning:
 
     def __init__(self, study: optuna.Study) -> None:
         self.study = study
+        self._judged: dict[int, int] = {}
+        """Trial -> the newest step at which it was."""
 
     def reason(self, trial: optuna.Trial, curve: Curve, steps: int) -> str:
         """Empty: it goes on."""
         if not curve or curve[-1][0] < max(1, JUDGED_FROM * steps) or curve[-1][0] >= steps > 0:
             return ""
         step, loss = curve[-1]
+        if self._judged.get(trial.number) == step:
+            return ""
+        self._judged[trial.number] = step
         trial.report(loss, step)
         if not trial.should_prune():
             return ""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 MASK = "***"
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
+"""The one place for the address of a store with its password: nothing of ours writes the environment down."""
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_.\-])(token|secret|password|passwd|credentials?|(api|access|private|secret)_?key|key)$"
     r"|(?i:secret|password|credential|api_?key)"
@@ -25,8 +27,9 @@ class Masker:
     """Replaces in a text what must not be kept: `user:password@` of addresses, and the values of secret variables."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        found = {value for name, value in env.items() if looks_secret(name) and len(value) >= _SHORTEST_SECRET}
-        self._values = sorted(found, key=len, reverse=True)
+        named = {value for name, value in env.items() if looks_secret(name)}
+        found = named | _passwords_of(env.get(STORE_VARIABLE, ""))
+        self._values = sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for value in self._values:
@@ -42,8 +45,25 @@ def looks_secret(name: str) -> bool:
 
 
 def without_credentials(uri: str) -> str:
-    """The address without `user:password@`, as it may be written to disk; it still leads to the same store."""
+    """The address without `user:password@` and without options such as `password=`, as it may be written to disk; it
+    still leads to the same store."""
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    harmless = [(name, value) for name, value in options if not looks_secret(name)]
+    if "@" not in parts.netloc and harmless == options:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    query = parts.query if harmless == options else urlencode(harmless)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def has_credentials(text: str) -> bool:
+    """Whether it is, or holds, an address that names a user or a password."""
+    return _USER_INFO.search(text) is not None or ("://" in text and without_credentials(text) != text)
+
+
+def _passwords_of(uri: str) -> set[str]:
+    """As they stand in the address, and as they are meant."""
+    parts = urlsplit(uri)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    options = {value for name, value in parse_qsl(parts.query) if looks_secret(name)}
+    return {password or user, unquote(password or user), *options}

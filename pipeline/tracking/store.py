@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import TrackingError
 from pipeline.settings import PROJECT, Tracking
 from pipeline.tracking.locks import locked
-from pipeline.tracking.masking import without_credentials
+from pipeline.tracking.masking import STORE_VARIABLE, without_credentials
 
 Client: TypeAlias = Any
 """An MlflowClient."""
@@ -116,7 +116,7 @@ def _sqlite_uri(database: Path) -> str:
 
 def _with_credentials(uri: str) -> str:
     """A run's own note of the address has none; the environment may still hold them."""
-    known = os.environ.get("MLFLOW_TRACKING_URI", "")
+    known = os.environ.get(STORE_VARIABLE, "")
     return known if known and without_credentials(known) == uri else uri
 
 
@@ -252,9 +252,10 @@ def ui_argv(store: Tracking | Path, port: int = UI_PORT) -> tuple[list[str], dic
     if local.database is not None:
         _make(local)  # a server that starts on a new file would race with a run that does
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    argv += ["--backend-store-uri", local.uri, "--artifacts-destination", str(local.dir / "artifacts")]
+    argv += ["--artifacts-destination", str(local.dir / "artifacts")]
     # Fewer processes: 2 instead of 15, and a third of the time until the first page.
-    return argv, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    env = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return argv, {**env, "MLFLOW_BACKEND_STORE_URI": local.uri}  # every user can read the arguments of a process
 
 
 def _make(store: Store) -> None:
