@@ -55,7 +55,7 @@ def test_cfg_shows_the_values_behind_the_figures(tmp_path: Path) -> None:
     done = run_py("--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = yaml.safe_load(done.stdout)
-    assert shown["optimizer"]["lr"] == 0.001
+    assert shown["optimizer"]["lr"] == 0.003
     assert shown["backend"]["weights_name"] == "style-demo"
     assert "${" not in done.stdout
     assert list(tmp_path.iterdir()) == []

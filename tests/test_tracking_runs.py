@@ -219,7 +219,7 @@ def test_run_began_when_the_runner_did(finished: Finished) -> None:
 
 def test_params_have_the_settings_under_their_dotted_names(finished: Finished) -> None:
     params = finished[0].the_run().data.params
-    assert params["optimizer.lr"] == "0.001"
+    assert params["optimizer.lr"] == "0.003"
     assert params["train.min_snr_gamma"] == "5.0"
     assert params["train.max_steps"] == "null"
 
