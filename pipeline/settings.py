@@ -6,7 +6,7 @@ need them, so that the trainer process, which reads a rendered job, never loads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -527,25 +527,29 @@ def decided(value: T | None) -> T:
     return value
 
 
+LEFT_OUT = {
+    "profile": {"figures", "known"},
+    "model": {"figures", "known", "signature"},
+    "backend": {"measures_heldout", "encodes_once"},
+    **{"optimizer": {"known"}, "memory": {"known"}},
+}
+"""Tables of figures and facts, which are no settings: most of what a configuration holds."""
+
+
 def plain(settings: Settings) -> dict[str, Any]:
     """Nested dicts of numbers, strings, lists and None; the tables of figures and facts are left out."""
-    nested: dict[str, Any] = _values(settings)
-    del nested["profile"]["figures"], nested["profile"]["known"]
-    for facts in ("figures", "known", "signature"):
-        del nested["model"][facts]
-    del nested["backend"]["measures_heldout"], nested["backend"]["encodes_once"]
-    del nested["optimizer"]["known"], nested["memory"]["known"]
-    return nested
+    return {
+        field.name: _values(getattr(settings, field.name), LEFT_OUT.get(field.name, ())) for field in fields(settings)
+    }
 
 
-def _values(value: Any) -> Any:
+def _values(value: Any, left_out: Collection[str] = ()) -> Any:
     """As `asdict` has it, and without its copy of every leaf, which is most of its time."""
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value):
-        return {field.name: _values(getattr(value, field.name)) for field in fields(value)}
-    if is_dataclass(value):
-        return {field.name: _values(getattr(value, field.name)) for field in fields(value)}
+        names = (field.name for field in fields(value) if field.name not in left_out)
+        return {name: _values(getattr(value, name)) for name in names}
     if isinstance(value, dict):
         return {key: _values(item) for key, item in value.items()}
     return [_values(item) for item in value] if isinstance(value, list) else value
