@@ -15,7 +15,6 @@ from pipeline.records import Checkpoint, Dataset, Machine, Picture, Plan
 from pipeline.settings import PROJECT, Settings
 
 settings_module.register()
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heard when torch is imported
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     # Each of the processes that share the tests keeps to cores of its own, with all that it starts: two trainings whose
     # threads fight for the same cores take many times as long as one after the other.

@@ -22,7 +22,7 @@ from pipeline.machine.architectures import (
 from pipeline.machine.cards import Found, Said, find_cards
 from pipeline.machine.facts import MachineFacts, answer_from, machine_from
 from pipeline.machine.precision import choose_precision
-from pipeline.machine.variables import NAMES, variables_of_a_cpu
+from pipeline.machine.variables import NAMES
 from pipeline.records import Machine
 from pipeline.settings import PlatformName, Precision
 
@@ -191,16 +191,13 @@ TABLE = (
 )
 
 
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.machine)
 def test_a_machine_comes_to_its_settings(row: Row, tmp_path: Path) -> None:
     machine, problems = judged(row.machine, tmp_path)
     precision, _ = choose_precision(Precision.auto, machine)
     variables = {variable.name: variable.value for variable in machine.variables}
     assert (machine.platform, precision, " ".join(machine.attention)) == (row.platform, row.precision, row.attention)
-    assert variables == (row.variables or (PATIENT if row.platform == "cpu" else {}))
+    assert variables == (row.variables or {})
     assert [problem.fix for problem in problems] == [row.fix] * bool(row.problem)
     assert all(row.problem in problem.reason for problem in problems)
 
@@ -222,13 +219,7 @@ def test_no_variable_of_nvidia_reaches_another_vendor(row: Row, tmp_path: Path) 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.machine)
 def test_a_wanted_cpu_leaves_every_card_alone(row: Row, tmp_path: Path) -> None:
     machine, problems = judged(row.machine, tmp_path, PlatformName.cpu)
-    variables = {variable.name: variable.value for variable in machine.variables}
-    assert (machine.platform, variables, problems) == ("cpu", PATIENT, ())
-
-
-def test_what_the_user_says_of_waiting_stays() -> None:
-    assert [variable.value for variable in variables_of_a_cpu({})] == ["PASSIVE"]
-    assert variables_of_a_cpu({"OMP_WAIT_POLICY": "ACTIVE"}) == ()
+    assert (machine.platform, machine.variables, problems) == ("cpu", (), ())
 
 
 def test_a_platform_that_is_not_here_says_what_is(tmp_path: Path) -> None:

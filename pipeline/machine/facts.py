@@ -15,7 +15,6 @@ from pipeline.errors import Problem, UnreadableFile
 from pipeline.machine import host
 from pipeline.machine.architectures import install_command
 from pipeline.machine.cards import Card, Found
-from pipeline.machine.variables import variables_of_a_cpu
 from pipeline.machine.verdict import Verdict, judge
 from pipeline.records import Answer, Device, Machine, Platform
 from pipeline.settings import PlatformName
@@ -75,7 +74,7 @@ def _machine(facts: MachineFacts, verdict: Verdict, *, torch_version: str) -> Ma
         torch_version=torch_version,
         architectures=verdict.architectures,
         attention=verdict.attention,
-        variables=verdict.variables if devices else variables_of_a_cpu(facts.found.environment),
+        variables=verdict.variables,
         warnings=verdict.warnings,
         total_memory_bytes=min((device.total_bytes for device in devices), default=0),
         host_memory_bytes=facts.memory_bytes,

@@ -81,8 +81,7 @@ RULES = (
     Rule("xpu", "PYTORCH_ENABLE_XPU_FALLBACK", "1", "what the card has no kernel for runs on the CPU, slowly"),
 )
 
-WAITING = "OMP_WAIT_POLICY"
-NAMES = (WAITING, *ALLOCATORS, *VISIBILITY, OVERRIDE, *dict.fromkeys(rule.name for rule in RULES))
+NAMES = (*ALLOCATORS, *VISIBILITY, OVERRIDE, *dict.fromkeys(rule.name for rule in RULES))
 """All that this project looks at or sets."""
 
 
@@ -97,13 +96,6 @@ def variables_for(situation: Situation) -> tuple[Variable, ...]:
         *_override(situation),
         *_visible(situation),
     )
-
-
-def variables_of_a_cpu(user: Mapping[str, str]) -> tuple[Variable, ...]:
-    """OpenMP's threads spin while they wait: of two trainings on the same cores each took ten times as long."""
-    if WAITING in user:
-        return ()
-    return (Variable(WAITING, "PASSIVE", "a thread that waits leaves its core to others"),)
 
 
 # ----------------------------------------------------------------------------------------------------------- allocator
