@@ -178,3 +178,20 @@ def test_more_at_once_than_the_machine_has_is_an_error(typed: Sequence[str], tmp
     code, printed = finish(tmp_path, *typed, "-m", "seed=0,1", "hydra.launcher.at_once=1000")
     assert code == 1
     assert "hydra.launcher.at_once=1000: from 1 to" in printed
+
+
+def test_what_the_base_model_can_do_is_found_out_once(typed: Sequence[str], tmp_path: Path) -> None:
+    """And only for trials that begin with the same: not for another precision of the question."""
+    code, printed = finish(tmp_path, *typed, "-m", "seed=0,1", "train.resolution_px=64,96")
+    assert code == 0, printed
+    found = trials(tmp_path)
+    (sweep,) = tmp_path.glob("multirun/*/*")
+    assert len(list((sweep / "before").iterdir())) == 2
+    judged = [
+        sum(event.data.get("text") == "judging by the held-out pictures" for event in read_journal(each.run_dir))
+        for each in found
+    ]
+    assert sorted(judged) == [3, 3, 4, 4], "the first of each size asks before the training too"
+    assert found[0].curve[0] == found[2].curve[0] != found[1].curve[0]
+    first, third = (each.run_dir / "samples" / "step-000000_0.png" for each in (found[0], found[2]))
+    assert first.read_bytes() == third.read_bytes()

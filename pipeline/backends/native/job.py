@@ -102,6 +102,8 @@ class NativeJob:
     num_machines: int
     machine_rank: int
     cpu_threads: int
+    before_dir: str = ""
+    """Folder of what the base model can do before the training; empty: it is found out, and kept nowhere."""
     fingerprint: str
     weights_name: str
     save_dtype: Dtype

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.backends.native.batches import BatchOrder
+from pipeline.backends.native.before import keep_before, told_before
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
 from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
@@ -197,8 +198,7 @@ def run_steps(training: Training) -> None:
     job, train_part = training.job, training.job.train
     start = _resume(training)
     if start == 0:
-        _evaluate(training, 0)
-        _sample(training, 0)
+        _show_before(training)
     training.tell("phase", text="training")
     times: deque[float] = deque([time.monotonic()], maxlen=RATE_WINDOW_STEPS + 1)
     for step in range(start, train_part.steps):
@@ -346,18 +346,30 @@ def _last_checkpoint(training: Training) -> Saved | None:
 
 
 @torch.no_grad()
-def _evaluate(training: Training, step: int) -> None:
+def _show_before(training: Training) -> None:
+    """Once for all trials of a sweep that begin with the same."""
+    run_dir, folder = Path(training.job.run_dir), training.job.before_dir
+    if folder and told_before(Path(folder), run_dir, training.tell):
+        return
+    values, samples = _evaluate(training, 0), _sample(training, 0)
+    if folder:
+        keep_before(Path(folder), run_dir, values, samples)
+
+
+def _evaluate(training: Training, step: int) -> dict[str, float]:
     """The mean squared error on held-out pictures at fixed timesteps and noise: comparable within and between runs."""
     if not training.heldout or not training.processes.first:
         training.processes.wait()
-        return
+        return {}
     training.tell("phase", text="judging by the held-out pictures")
     training.trained.modules.eval()
     clear_timesteps()
     with as_meant(training.optimizer):
         losses = [float(loss) for loss in _heldout_losses(training)]
-    training.tell("metric", step=step, values={"heldout/loss": sum(losses) / len(losses)})
+    values = {"heldout/loss": sum(losses) / len(losses)}
+    training.tell("metric", step=step, values=values)
     training.processes.wait()
+    return values
 
 
 def _heldout_losses(training: Training) -> Iterator[Tensor]:
@@ -383,33 +395,30 @@ def _heldout_losses(training: Training) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _sample(training: Training, step: int) -> None:
+def _sample(training: Training, step: int) -> list[dict[str, Any]]:
     """The same prompts and seeds each time; the autoencoder is loaded for it and leaves again."""
     job, device = training.job, training.processes.device
     if not job.sample.prompts or not training.processes.first:
         training.processes.wait()
-        return
+        return []
     training.tell("phase", text=f"drawing {len(job.sample.prompts)} samples")
     training.trained.modules.eval()
     clear_timesteps()
     with as_meant(training.optimizer):
         drawn = [_sample_one(training, index) for index in range(len(job.sample.prompts))]
     autoencoder = load_autoencoder(job.model).to(device)
+    samples = []
     for index, latents in enumerate(drawn):
         path = sample_path(Path(job.run_dir), step, index)
         path.parent.mkdir(exist_ok=True)
         decode_picture(autoencoder, latents).save(path)
-        training.tell(
-            "sample",
-            step=step,
-            index=index,
-            prompt=job.sample.prompts[index],
-            seed=job.sample.seed + index,
-            path=str(path.relative_to(job.run_dir)),
-        )
+        told = {"prompt": job.sample.prompts[index], "seed": job.sample.seed + index}
+        samples.append({"step": step, "index": index, **told, "path": str(path.relative_to(job.run_dir))})
+        training.tell("sample", **samples[-1])
     del autoencoder
     give_back()
     training.processes.wait()
+    return samples
 
 
 def _sample_one(training: Training, index: int) -> Tensor:
