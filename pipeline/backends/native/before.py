@@ -1,5 +1,5 @@
-"""What the base model can do before the training, the same for all trials of a sweep that begin with it: judged and drawn
-once, and kept in a folder of the sweep.
+"""What the base model can do before the training, the same for all trials of a sweep that begin with it: judged and
+drawn once, and kept in a folder of the sweep.
 
 The folder's name holds a digest of everything that it follows from (render.py), so that other pictures, prompts or
 weights never meet it.

@@ -21,8 +21,12 @@ from pipeline.backends.native.job import (
 )
 from pipeline.files import write_text
 from pipeline.records import Dataset, Job, Picture, Plan
-from pipeline.settings import PROJECT, LoraMode, Network, decided, plain
+from pipeline.settings import PROJECT, Algorithm, LoraMode, Network, decided, plain
 
+SWEEP_FILE = "multirun.yaml"
+"""Hydra writes it into the folder of a sweep."""
+STARTS_AS_NOTHING = (Algorithm.lora, Algorithm.locon, Algorithm.loha, Algorithm.lokr)
+"""Adapters that add exactly 0 before their first update; others come from a rotation or a norm, with its rounding."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -68,6 +72,7 @@ def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
         num_machines=settings.hardware.num_machines,
         machine_rank=settings.hardware.machine_rank,
         cpu_threads=_threads(plan),
+        before_dir=_before_dir(plan, run_dir),
         fingerprint=plan.fingerprint,
         weights_name=settings.backend.weights_name,
         save_dtype=_save_dtype(plan),
@@ -122,6 +127,24 @@ def _network(network: Network | None) -> NetworkPart | None:
         dropout=network.dropout,
         args=network.args,
     )
+
+
+def _before_dir(plan: Plan, run_dir: Path) -> str:
+    """For a trial of a sweep, which is trained by one process: named for all that judging and drawing depend on."""
+    sweep_dir = run_dir.absolute().parent
+    if not (sweep_dir / SWEEP_FILE).exists() or plan.num_processes > 1:
+        return ""
+    settings, machine = plan.settings, plan.machine
+    exact = settings.network is None or settings.network.algo in STARTS_AS_NOTHING
+    whole = [
+        [machine.torch_device, machine.device_names, machine.torch_version, _threads(plan), plan.precision],
+        [plan.checkpoint.digest, _prediction(plan), settings.model.clip_skip, settings.model.tokenizer],
+        [[picture.digest, picture.caption] for picture in plan.dataset.heldout],
+        [list(plan.sample_prompts), plain(settings)["sample"], settings.train.resolution_px, settings.mode.name],
+        [] if exact else [plain(settings)["network"], settings.seed],
+    ]
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    return str(sweep_dir / "before" / digest[:16])
 
 
 def _train(plan: Plan) -> TrainPart:
