@@ -369,6 +369,26 @@ def test_the_first_metric_is_of_the_training_though_the_machine_was_measured_bef
     assert place.history("system/cpu_utilization_percentage") == [(0, 50.0), (1, 60.0)]
 
 
+def test_the_first_metric_is_of_the_training_when_a_sample_follows_at_once(place: Place) -> None:
+    """As in a trial of a sweep, which is told what the base model can do."""
+    with log(plan_for(place), job_for(place), command=COMMAND, began=BEGAN) as record:
+        measure(place.run_dir, 0, system__cpu_utilization_percentage=50.0)
+        measure(place.run_dir, 0, heldout__loss=0.4)
+        journal = Journal(place.run_dir)
+        journal.write("sample", step=0, index=0, prompt="a star", seed=1, path="samples/0-0.png")
+        journal.close()
+        record.close_with(FINISHED)
+    assert next(iter(place.the_run().data.metrics)) == "heldout/loss"
+
+
+def test_a_start_of_a_trial_that_was_set_aside_is_no_trial_of_the_sweep(place: Place) -> None:
+    aside = place.run_dir / "earlier" / "1"
+    aside.mkdir(parents=True)
+    with log(plan_for(place), replace(job_for(place), run_dir=aside), command=COMMAND, began=BEGAN) as record:
+        record.close_with(replace(FINISHED, status="killed", weights=None))
+    assert place.the_run().data.tags["kind"] == "earlier"
+
+
 def test_the_machine_of_a_run_that_never_trained_is_kept(place: Place) -> None:
     with log(plan_for(place), job_for(place), command=COMMAND, began=BEGAN) as record:
         measure(place.run_dir, 0, system__cpu_utilization_percentage=50.0)

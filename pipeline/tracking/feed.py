@@ -52,6 +52,8 @@ KEY_TAG = "run_key"
 OWNER_TAG = "owner"
 HEARTBEAT_TAG = "heartbeat"
 HEARTBEAT_SECONDS = 30.0
+SET_ASIDE = "earlier"
+"""Folder that a fresh start moves an older one into (pipeline.resume)."""
 
 
 class Feed:
@@ -193,12 +195,13 @@ class Feed:
                 break
         if reader.offset == self.state.offset:
             return False
-        self._send_metrics(self.state.run_id, sorted(metrics, key=_is_of_machine))
+        self._send_metrics(self.state.run_id, metrics)
         self._save(replace(self.state, offset=reader.offset))
         return True
 
     def _send_metrics(self, run_id: str, metrics: Sequence[Any]) -> None:
-        for part in _parts(metrics, MAX_METRICS):
+        """Those of the training first (`catch_up` tells why)."""
+        for part in _parts(sorted(metrics, key=_is_of_machine), MAX_METRICS):
             self._client.log_batch(run_id, metrics=part, synchronous=True)
 
     def _send_picture(self, run_id: str, event: Event) -> None:
@@ -238,6 +241,8 @@ class Feed:
             tags["cause"] = close.outcome.cause
         if close.reason is not None:
             tags["repaired"] = close.reason
+        if self.run_dir.parent.name == SET_ASIDE:  # the same trial began anew: this start of it is none of the sweep's
+            tags["kind"] = SET_ASIDE
         return tags
 
     def _beat(self) -> None:
