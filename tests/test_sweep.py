@@ -143,7 +143,7 @@ def _tensors(path: Path) -> bytes:
 
 def test_trials_that_are_clearly_behind_stop_early_and_say_why(typed: Sequence[str], tmp_path: Path) -> None:
     rates = "optimizer.lr=1e-3,2e-3,3e-3,1e-9"
-    words = (*typed, "-m", rates, "train.max_steps=60", "hydra.launcher.prune=true")
+    words = (*typed, "-m", rates, "train.max_steps=60", "train.heldout_every_steps=15", "hydra.launcher.prune=true")
     code, printed = finish(tmp_path, *words)
     assert code == 0, printed
     last = trials(tmp_path)[-1]
