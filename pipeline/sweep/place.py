@@ -6,10 +6,8 @@ says that somebody works on it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any
 from pipeline.errors import RunError
 from pipeline.files import write_text
 from pipeline.sweep.results import SWEEP_FILE
+from pipeline.tracking.locks import is_held, lock_if_free
 
 FILE_NAME = "sweep.json"
 LOCK_NAME = "sweep.lock"
@@ -83,7 +82,7 @@ def _unfinished(sweep_dir: Path, fingerprint: str) -> Iterator[Path]:
             continue
         if noted.get("complete"):  # the same command after a complete sweep means: once more
             return
-        if not _is_locked(file.parent):
+        if not is_held(file.parent / LOCK_NAME):
             yield file.parent
 
 
@@ -103,26 +102,7 @@ def _give_up(sweep_dir: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if not _lock_now(lock):
+    with lock_if_free(folder / LOCK_NAME) as is_free:
+        if not is_free:
             raise RunError(f"{folder} is in use: another process works on this sweep\n    try: wait for it to end")
         yield
-    finally:
-        os.close(lock)
-
-
-def _is_locked(folder: Path) -> bool:
-    lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        return not _lock_now(lock)
-    finally:
-        os.close(lock)
-
-
-def _lock_now(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
