@@ -166,7 +166,7 @@ def _groups(then: Recorded, searched: Searched, base: Sequence[str], now: Settin
 
 def _options(then: Recorded, searched: Searched) -> list[str]:
     """The options that the run had, and what was typed of what is not pinned, one by one, as far as they are there."""
-    usual = [each for each in then.overrides if each.lstrip("+~").startswith(("tracking", *AS_USUAL))]
+    usual = [each for each in then.overrides if each.lstrip("+~").startswith(("cache", "tracking", *AS_USUAL))]
     base: list[str] = []
     for override in [*(f"{group}={typed_as(then.settings.get(f'{group}.name'))}" for group in GROUPS), *usual]:
         if _composes(searched, [*base, override]):

@@ -494,6 +494,14 @@ class Tracking:
 
 
 @dataclass
+class Cache:
+    dir: str
+    """Folder of what is known of pictures, and of what encoders made of them: for all runs of this machine."""
+    max_gib: float
+    """What the encoders made takes at most so much of the disk; what was not used for longest goes first."""
+
+
+@dataclass
 class Settings:
     seed: int
     """Of noise, order, dropout and fresh weights."""
@@ -514,6 +522,7 @@ class Settings:
     sample: Sample
     hardware: Hardware
     backend: Any
+    cache: Cache
     tracking: Tracking
 
     def flat(self) -> dict[str, object]:

@@ -485,6 +485,7 @@ NOT_IN_THE_WEIGHTS = (
         "until",
         "explain",
         "resume",
+        "cache.",
         "tracking.",
         "sample.",
         "data.",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import pytest
 
@@ -23,6 +26,9 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs deaf to Ctrl-C, and so would be every process that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if "LORA_EASY_CACHE" not in os.environ:  # else by the process that has started this one
+    os.environ["LORA_EASY_CACHE"] = mkdtemp(prefix="lora-easy-cache-")
+    atexit.register(rmtree, os.environ["LORA_EASY_CACHE"], ignore_errors=True)
 DEMO_DATA = PROJECT / "demo" / "data"
 
 

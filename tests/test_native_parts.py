@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pipeline.backends.native.batches import BatchOrder, bucket_side
+from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart, changes
@@ -29,6 +29,7 @@ from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
 from pipeline.backends.native.stable_diffusion_1 import load_autoencoder
 from pipeline.backends.native.weights import filled, read_float32
+from pipeline.dataset.buckets import bucket_side
 from pipeline.optimizer.catalog import options
 from pipeline.records import Variable
 from pipeline.render import BACKENDS

@@ -144,8 +144,9 @@ MODELS = ("demo", "sd15", "sdxl", "sdxl_vpred", "noobai_vpred", "flux_dev", "ani
 
 
 @pytest.mark.parametrize(("model", "mode"), list(product(MODELS, ("lora", "finetune"))))
-def test_every_source_holds_the_value(model: str, mode: str) -> None:
+def test_every_source_holds_the_value(model: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that is named has the key, or the row has the figure, and the value is the one that is used."""
+    monkeypatch.delenv("LORA_EASY_CACHE")  # a variable is no file
     path = () if model == "demo" else ("model.path=/models/x.safetensors",)
     typed = ("profile=character", f"model={model}", *path, f"mode={mode}")
     told = given.origins(*typed)

@@ -65,6 +65,7 @@ LIMITS: dict[str, Limit] = {
     "train.checkpoint_every_steps": Limit(1, MANY, 200),
     "train.keep_checkpoints": Limit(1, 10_000, 2),
     "train.heldout_every_steps": Limit(0, MANY, 200),
+    "cache.max_gib": Limit(0, 1e6, 50, open=True),
     "sample.every_steps": Limit(0, MANY, 0),
     "sample.num_inference_steps": Limit(1, 1000, 25),
     "sample.guidance_scale": Limit(0, 100, 5),

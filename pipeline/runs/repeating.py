@@ -22,7 +22,7 @@ from pipeline.records import Checkout, Dataset, Facts
 from pipeline.runs.reading import PLAN, flat_config
 from pipeline.versions import MadeWith
 
-AS_USUAL = ("until", "explain", "resume", "tracking.")
+AS_USUAL = ("until", "explain", "resume", "cache.", "tracking.")
 """Beginnings of settings that are not pinned: how far a run goes, and where it is told of. They decide no weight."""
 GROUPS = ("model", "profile", "data", "mode", "backend", "optimizer", "memory", "hardware")
 """Whose options are told by their names."""

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.backends.native.batches import Side, bucket_side
 from pipeline.backends.native.job import TrainPart
 from pipeline.backends.native.stable_diffusion_1 import TextParts
+from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.errors import UnreadableFile
 
 

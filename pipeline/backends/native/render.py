@@ -211,7 +211,8 @@ def _portable(plan: Plan) -> dict[str, Any]:
     config = plain(plan.settings)
     for group, key in (("model", "path"), ("model", "tokenizer"), ("data", "dir"), ("data", "heldout_dir")):
         config[group][key] = Path(config[group][key]).name if config[group][key] else None
-    del config["tracking"], config["until"], config["explain"], config["resume"], config["hardware"]
+    for group in ("cache", "tracking", "until", "explain", "resume", "hardware"):
+        del config[group]
     return config
 
 
