@@ -1,4 +1,4 @@
-"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | audit | profiles | runs ..."""
+"""The verbs that train nothing.   python -m pipeline detect PATH... | doctor | audit | profiles | cache | runs ..."""
 
 from __future__ import annotations
 
@@ -149,6 +149,31 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def show_cache(arguments: argparse.Namespace) -> int:
+    from pipeline.features import room, telling
+
+    rows = room.kept(arguments.dir)
+    _tell([telling.as_json(arguments.dir, rows)] if arguments.json else telling.lines(arguments.dir, rows))
+    return 0
+
+
+def prune_cache(arguments: argparse.Namespace) -> int:
+    from pipeline.features import room, telling
+
+    most = telling.limit_gib() if arguments.max_gib is None else arguments.max_gib
+    removed = room.make_room(arguments.dir, most * 2**30)
+    _tell([telling.removed_line(removed, room.kept(arguments.dir))])
+    return 0
+
+
+def verify_cache(arguments: argparse.Namespace) -> int:
+    from pipeline.features import room, telling
+
+    verified = room.verify(arguments.dir)
+    _tell(telling.verified_lines(verified))
+    return 1 if verified.damaged else 0
+
+
 def ui(arguments: argparse.Namespace) -> int:
     from pipeline.tracking.store import ui_argv
 
@@ -188,8 +213,24 @@ def _parser() -> argparse.ArgumentParser:
     choosing.add_argument("--json", action="store_true", help="print one object")
     choosing.add_argument("-cd", "--config-dir", action="append", default=[], metavar="DIR", help="as of run.py")
     choosing.set_defaults(verb=profiles)
+    _add_cache(verbs.add_parser("cache", help="what encoders made of pictures and captions, kept for all runs"))
     _add_runs(verbs.add_parser("runs", help="the runs that were made: find, compare, repeat, repair them"))
     return parser
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    where = argparse.ArgumentParser(add_help=False)
+    default = Path(os.environ.get("LORA_EASY_CACHE") or PROJECT / "cache")
+    where.add_argument("--dir", type=Path, default=default, metavar="DIR", help=f"cache.dir; default: {default}")
+    showing = verbs.add_parser("show", parents=[where], help="a line an encoder: how much, and when it was used last")
+    showing.add_argument("--json", action="store_true", help="print one object")
+    showing.set_defaults(verb=show_cache)
+    pruning = verbs.add_parser("prune", parents=[where], help="remove what was not used for longest")
+    pruning.add_argument("--max-gib", type=_gib, metavar="GIB", help="leave at most so much; default: cache.max_gib")
+    pruning.set_defaults(verb=prune_cache)
+    verifying = verbs.add_parser("verify", parents=[where], help="read everything, and remove what is damaged")
+    verifying.set_defaults(verb=verify_cache)
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
@@ -240,6 +281,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or text == "0":
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
+
+
+def _gib(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GiB, 0 or more")
+    return value
 
 
 def _folders(arguments: argparse.Namespace) -> list[Path]:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 def write_text(path: Path, text: str) -> None:
     """Makes the folder where it is missing; an existing file is replaced."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same; several processes may write the same file at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with unfinished.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)

@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -125,6 +126,6 @@ def plan_for(tiny_model: Path) -> PlanFor:
 
 def demo_pictures(split: str) -> tuple[Picture, ...]:
     return tuple(
-        Picture(path, path.with_suffix(".txt").read_text().strip(), 64, 64, path.name)
+        Picture(path, path.with_suffix(".txt").read_text().strip(), 64, 64, sha256(path.read_bytes()).hexdigest())
         for path in sorted((DEMO_DATA / split).glob("*.png"))
     )

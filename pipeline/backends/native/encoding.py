@@ -1,20 +1,52 @@
-"""Pictures -> latents and captions -> embeddings, each once, before the loop; then their encoders may leave memory."""
+"""Pictures -> latents and captions -> embeddings: read from the cache, and encoded where it lacks them.
+
+An encoder is loaded only where something is missing, and leaves memory before the loop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.backends.native.job import TrainPart
-from pipeline.backends.native.stable_diffusion_1 import TextParts
+from pipeline.backends.native.features import latent_key, latent_space, text_key, text_space
+from pipeline.backends.native.job import NativeJob, TrainPart, changes
+from pipeline.backends.native.stable_diffusion_1 import TextParts, load_autoencoder, load_text_parts, load_tokenizer
 from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.errors import UnreadableFile
+from pipeline.features.shelf import Shelf
+
+BATCH_PIXELS = 1 << 20
+"""Pixels that go through the encoder at once on a card: one picture of 1024 px, four of 512 px."""
+BATCH_CAPTIONS = 16
+TOLD_EVERY_SECONDS = 2.0
+WAITING = "waiting for another run that encodes the same"
+
+Row = dict[str, Any]
+"""Of the job's pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What is called meanwhile."""
+
+    phase: Callable[[str], None]
+    """Says what is done."""
+    between: Callable[[], None]
+    """The place to stop when the user asks for it."""
+    warn: Callable[[str], None]
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +56,6 @@ class EncodedPicture:
 
     path: Path
     caption: str
-    bucket: Side
     mean: Tensor
     deviation: Tensor
 
@@ -32,34 +63,95 @@ class EncodedPicture:
         return self.mean + self.deviation * noise
 
 
+class Pictures(Sequence[EncodedPicture]):
+    """The pictures of a split, in the order of the job; what was made of them is read when asked for."""
+
+    def __init__(self, rows: Sequence[Row], train: TrainPart, shelf: Shelf) -> None:
+        self.buckets = [side_of(row, train) for row in rows]
+        """Of each picture."""
+        self._pictures = [(row["path"], row["caption"]) for row in rows]
+        self._keys = [latent_key(row, side) for row, side in zip(rows, self.buckets, strict=True)]
+        self._shelf = shelf
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: Any) -> Any:
+        path, caption = self._pictures[index]
+        mean, deviation = self._shelf.read(self._keys[index])
+        return EncodedPicture(Path(path), caption, mean, deviation)
+
+
+def side_of(row: Row, train: TrainPart) -> Side:
+    """What a picture is resized and cropped to."""
+    size = int(row["width_px"]), int(row["height_px"])
+    return bucket_side(*size, resolution_px=train.resolution_px, step_px=train.resolution_step_px)
+
+
+def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, telling: Telling) -> Shelf:
+    """The shelf with the latents of all rows. What was encoded stays when the rest is not: a run that was killed goes
+    on from there. Raises UnreadableFile for a picture that can't be decoded."""
+    shelf = Shelf(Path(job.cache_dir), latent_space(job))
+    keyed = {latent_key(row, side): (row, side) for row in rows for side in [side_of(row, job.train)]}
+    if shelf.missing(keyed):
+        with shelf.writing(between=telling.between, waiting=lambda: telling.phase(WAITING)):
+            missing = shelf.missing(keyed)
+            _encode_missing(job, {key: keyed[key] for key in keyed if key in missing}, shelf, device, telling)
+    else:
+        telling.phase(f"{len(keyed)} pictures are encoded already")
+    shelf.use(keyed)
+    return shelf
+
+
+def _encode_missing(
+    job: NativeJob, missing: dict[str, tuple[Row, Side]], shelf: Shelf, device: torch.device, telling: Telling
+) -> None:
+    if not missing:  # another run has made them meanwhile
+        return
+    telling.phase(f"encoding {len(missing)} pictures")
+    autoencoder = load_autoencoder(job.model).to(device)
+    scale = float(autoencoder.config.scaling_factor)
+    done, told_at = 0, time.monotonic()
+    for keys, side in _batches(missing, device):
+        telling.between()
+        pixels = torch.stack([read_pixels(missing[key][0], side) for key in keys])
+        for key, feature in zip(keys, _encoded(autoencoder, pixels.to(device), scale), strict=True):
+            shelf.put(key, feature)
+        done += len(keys)
+        if time.monotonic() - told_at > TOLD_EVERY_SECONDS:
+            telling.phase(f"encoding {len(missing)} pictures, {done} done")
+            told_at = time.monotonic()
+
+
+def _batches(missing: dict[str, tuple[Row, Side]], device: torch.device) -> Iterator[tuple[list[str], Side]]:
+    """Of one side each. On a CPU one by one: what stands in a batch with a picture decides its last bits, and a run
+    that was killed must end with the same ones."""
+    of_side: dict[Side, list[str]] = {}
+    for key, (_, side) in missing.items():
+        of_side.setdefault(side, []).append(key)
+    for side, keys in sorted(of_side.items()):
+        size = 1 if device.type == "cpu" else max(1, BATCH_PIXELS // (side[0] * side[1]))
+        for begin in range(0, len(keys), size):
+            yield keys[begin : begin + size], side
+
+
 @torch.no_grad()
-def encode_picture(
-    autoencoder: object, row: dict[str, object], train: TrainPart, device: torch.device
-) -> EncodedPicture:
-    """Raises UnreadableFile for a picture that can't be decoded."""
-    path = Path(str(row["path"]))
-    bucket = bucket_side(
-        int(str(row["width_px"])),
-        int(str(row["height_px"])),
-        resolution_px=train.resolution_px,
-        step_px=train.resolution_step_px,
-    )
-    pixels = read_pixels(path, bucket).to(device)
-    latents = autoencoder.encode(pixels[None]).latent_dist  # type: ignore[attr-defined]
-    scale = float(autoencoder.config.scaling_factor)  # type: ignore[attr-defined]
-    return EncodedPicture(
-        path=path,
-        caption=str(row["caption"]),
-        bucket=bucket,
-        mean=latents.mean[0].float().cpu() * scale,
-        deviation=latents.std[0].float().cpu() * scale,
-    )
+def _encoded(autoencoder: Any, pixels: Tensor, scale: float) -> Tensor:
+    """(batch, 2, 4, height / 8, width / 8): mean and deviation."""
+    latents = autoencoder.encode(pixels).latent_dist
+    return torch.stack([latents.mean, latents.std], dim=1).float().cpu() * scale
 
 
-def read_pixels(path: Path, side: Side) -> Tensor:
-    """(3, height, width) in [-1, 1]: turned as its EXIF says, on white where transparent, resized to cover, cropped."""
+def read_pixels(row: Row, side: Side) -> Tensor:
+    """(3, height, width) in [-1, 1]: turned as its EXIF says, on white where transparent, resized to cover, cropped.
+    Raises UnreadableFile, also for a picture that is not the one any more that was looked at: under its digest
+    another one would be kept."""
+    path = Path(row["path"])
     try:
-        with Image.open(path) as opened:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != row["digest"]:
+            raise UnreadableFile(f"{path} has changed since it was looked at\n    try: the same command again")
+        with Image.open(BytesIO(data)) as opened:
             turned = ImageOps.exif_transpose(opened)
             picture = ImageOps.fit(_on_white(turned), side, method=Image.Resampling.LANCZOS)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -75,56 +167,68 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, colours).convert("RGB")
 
 
+# ---------------------------------------------------------------------------------------------------------- captions
+
+
 class Embeddings:
-    """Caption -> embedding (positions, width): computed once and kept; or, where the encoder is trained or captions
-    change from one time to the next, computed when asked."""
+    """Caption -> embedding (positions, width): from a shelf, where all were encoded before; or, where the encoder is
+    trained or captions change from one time to the next, computed when asked."""
 
-    def __init__(self, text: TextParts, *, keep: bool) -> None:
-        self.text: TextParts | None = text
-        """None once it has left memory."""
-        self._keep = keep
-        self._kept: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def remember(self, captions: list[str]) -> None:
-        text = self._encoder()
-        for caption in dict.fromkeys(captions):
-            if caption not in self._kept:
-                self._kept[caption] = text.encode(text.tokens([caption]))[0].float()
-
-    def forget_encoder(self) -> None:
-        """Lets the text encoder leave memory; from here on only remembered captions are known."""
-        if self._keep:
-            self.text = None
+    def __init__(self, shelf: Shelf | None, text: TextParts | None) -> None:
+        self.text = text
+        """None where the shelf has them all."""
+        self.shelf = shelf
 
     def of(self, captions: list[str]) -> Tensor:
         """(captions, positions, width), with gradients where the text encoder is trained."""
-        if self._keep:
-            return torch.stack([self._kept[caption] for caption in captions])
-        text = self._encoder()
-        return text.encode(text.tokens(captions))
-
-    def _encoder(self) -> TextParts:
-        assert self.text is not None, "the text encoder has left memory"
-        return self.text
+        if self.shelf is not None:
+            return torch.stack([self.shelf.read(text_key(caption)) for caption in captions])
+        assert self.text is not None, "one of the two is there"
+        return self.text.encode(self.text.tokens(captions))
 
 
-def too_long(text: TextParts, captions: list[str]) -> list[str]:
-    """Captions of which the encoder sees only the beginning."""
-    return [caption for caption in dict.fromkeys(captions) if text.length(caption) > text.tokenizer.model_max_length]
+def encode_captions(job: NativeJob, captions: Sequence[str], device: torch.device, telling: Telling) -> Embeddings:
+    """Of these captions, and of all that is drawn. Raises UnreadableFile."""
+    _warn_of_ends(job, captions, telling)
+    if job.optimizer.text_encoder_lr or any(changes(caption, job.train) for caption in captions):
+        text = load_text_parts(job.model)
+        text.encoder.to(device)
+        return Embeddings(None, text)
+    wanted = ["", *captions, job.sample.negative_prompt, *job.sample.prompts]
+    keyed = {text_key(caption): caption for caption in wanted}
+    shelf = Shelf(Path(job.cache_dir), text_space(job))
+    if shelf.missing(keyed):
+        with shelf.writing(between=telling.between, waiting=lambda: telling.phase(WAITING)):
+            missing = shelf.missing(keyed)
+            _encode_texts(job, {key: keyed[key] for key in keyed if key in missing}, shelf, device, telling)
+    else:
+        telling.phase(f"{len(keyed)} captions and prompts are encoded already")
+    shelf.use(keyed)
+    return Embeddings(shelf, None)
 
 
-def encode_pictures(
-    autoencoder: object,
-    rows: list[dict[str, object]],
-    train: TrainPart,
-    device: torch.device,
-    *,
-    between: Callable[[], None],
-) -> list[EncodedPicture]:
-    """Calls `between` before each picture: the place to stop when the user asks for it."""
-    encoded = []
-    for row in rows:
-        between()
-        encoded.append(encode_picture(autoencoder, row, train, device))
-    return encoded
+@torch.no_grad()
+def _encode_texts(
+    job: NativeJob, missing: dict[str, str], shelf: Shelf, device: torch.device, telling: Telling
+) -> None:
+    if not missing:
+        return
+    telling.phase(f"encoding {len(missing)} captions")
+    text = load_text_parts(job.model)
+    text.encoder.to(device)
+    size = 1 if device.type == "cpu" else BATCH_CAPTIONS  # as of pictures
+    keys = list(missing)
+    for begin in range(0, len(keys), size):
+        telling.between()
+        part = keys[begin : begin + size]
+        embeddings = text.encode(text.tokens([missing[key] for key in part])).float().cpu()
+        for key, embedding in zip(part, embeddings, strict=True):
+            shelf.put(key, embedding)
+
+
+def _warn_of_ends(job: NativeJob, captions: Sequence[str], telling: Telling) -> None:
+    tokenizer = load_tokenizer(job.model)
+    limit = tokenizer.model_max_length
+    cut = sum(len(tokenizer(caption).input_ids) > limit for caption in set(captions))
+    if cut:
+        telling.warn(f"{cut} captions are longer than {limit} tokens: their ends are not seen")

@@ -92,7 +92,8 @@ class NativeJob:
 
     run_dir: str
     dataset: str
-    """A JSON-lines file: {"split": "train" | "heldout", "path", "caption", "width_px", "height_px"} a picture."""
+    """A JSON-lines file: {"split": "train" | "heldout", "path", "digest", "caption", "width_px", "height_px"} a
+    picture."""
     mode: str
     seed: int
     device: str
@@ -104,6 +105,10 @@ class NativeJob:
     cpu_threads: int
     before_dir: str = ""
     """Folder of what the base model can do before the training; empty: it is found out, and kept nowhere."""
+    cache_dir: str
+    """Folder of what encoders made, for all runs."""
+    cache_max_bytes: float
+    """It may take so much."""
     fingerprint: str
     weights_name: str
     save_dtype: Dtype

@@ -19,9 +19,16 @@ from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.before import keep_before, told_before
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
-from pipeline.backends.native.encoding import Embeddings, EncodedPicture, encode_pictures, too_long
+from pipeline.backends.native.encoding import (
+    Embeddings,
+    EncodedPicture,
+    Pictures,
+    Telling,
+    encode_captions,
+    encode_pictures,
+)
 from pipeline.backends.native.heap import give_back, keep_nothing
-from pipeline.backends.native.job import NativeJob, changes
+from pipeline.backends.native.job import NativeJob
 from pipeline.backends.native.memory import HELDOUT_BATCH
 from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
@@ -34,12 +41,13 @@ from pipeline.backends.native.stable_diffusion_1 import (
     TextParts,
     load_autoencoder,
     load_denoiser,
-    load_text_parts,
     noise_schedule,
 )
 from pipeline.backends.native.stopping import StopRequested, StopSignal
 from pipeline.backends.native.trained import DTYPES, Trained, make_trainable, save_weights
 from pipeline.errors import Cause, RunError
+from pipeline.features.room import make_room
+from pipeline.features.shelf import Shelf
 from pipeline.journal import Journal
 from pipeline.sample_grid import write_grid
 
@@ -70,10 +78,16 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     checkpoints: Checkpoints
-    pictures: list[EncodedPicture]
-    heldout: list[EncodedPicture]
+    pictures: Pictures
+    heldout: Pictures
     embeddings: Embeddings
     order: BatchOrder
+    shelves: tuple[Shelf, ...]
+
+    def close(self) -> None:
+        """Lets go of what the cache keeps for this run."""
+        for shelf in self.shelves:
+            shelf.close()
 
     def tell(self, kind: Any, **data: object) -> None:
         if self.journal is not None:
@@ -102,7 +116,11 @@ def train(job: NativeJob) -> Path:
         try:
             training = prepare(job, processes, stop, journal)
             run_steps(training)
-            return _finish(training)
+            weights = _finish(training)
+            training.close()
+            if processes.first:
+                make_room(Path(job.cache_dir), job.cache_max_bytes)
+            return weights
         finally:
             if journal is not None:
                 journal.close()
@@ -119,11 +137,17 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         if journal is not None:
             journal.write("phase", text=text)
 
-    rows, device = job.pictures(), processes.device
-    phase("encoding captions")
-    embeddings = _embeddings(job, [str(row["caption"]) for row in rows], device, journal)
+    def warn(text: str) -> None:
+        if journal is not None:
+            journal.write("warning", text=text)
+
+    rows, device, telling = job.pictures(), processes.device, Telling(phase, stop.check, warn)
+    embeddings = encode_captions(job, [str(row["caption"]) for row in rows], device, telling)
     give_back()
-    pictures, heldout = _encode_pictures(job, rows, device, phase, stop)
+    latents = encode_pictures(job, rows, device, telling)
+    pictures, heldout = (
+        Pictures([row for row in rows if row["split"] == split], job.train, latents) for split in ("train", "heldout")
+    )
     give_back()
     phase("loading the model")
     denoiser = load_denoiser(job.model)
@@ -145,38 +169,9 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         pictures=pictures,
         heldout=heldout,
         embeddings=embeddings,
-        order=BatchOrder([picture.bucket for picture in pictures], job.train.batch_size, job.seed),
+        order=BatchOrder(pictures.buckets, job.train.batch_size, job.seed),
+        shelves=(latents,) if embeddings.shelf is None else (latents, embeddings.shelf),
     )
-
-
-def _encode_pictures(
-    job: NativeJob, rows: list[dict[str, Any]], device: torch.device, phase: Any, stop: StopSignal
-) -> tuple[list[EncodedPicture], list[EncodedPicture]]:
-    phase(f"encoding {len(rows)} pictures")
-    autoencoder = load_autoencoder(job.model).to(device)
-    splits = {
-        split: encode_pictures(
-            autoencoder, [row for row in rows if row["split"] == split], job.train, device, between=stop.check
-        )
-        for split in ("train", "heldout")
-    }
-    return splits["train"], splits["heldout"]
-
-
-def _embeddings(job: NativeJob, captions: list[str], device: torch.device, journal: Journal | None) -> Embeddings:
-    """Kept for all captions, unless they change or the encoder does."""
-    text = load_text_parts(job.model)
-    text.encoder.to(device)
-    cut = too_long(text, captions)
-    if cut and journal is not None:
-        limit = text.tokenizer.model_max_length
-        journal.write("warning", text=f"{len(cut)} captions are longer than {limit} tokens: their ends are not seen")
-    changing = any(changes(caption, job.train) for caption in captions)
-    embeddings = Embeddings(text, keep=not changing and not job.optimizer.text_encoder_lr)
-    if not changing and not job.optimizer.text_encoder_lr:
-        embeddings.remember(["", *captions, job.sample.negative_prompt, *job.sample.prompts])
-        embeddings.forget_encoder()
-    return embeddings
 
 
 def _place(job: NativeJob, denoiser: Any, trained: Trained, device: torch.device) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.backends.native.job import changes
-from pipeline.memory.host import Kept
+from pipeline.memory.host import Kept, Place
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
 from pipeline.records import Checkpoint, Facts
@@ -16,8 +16,8 @@ HELDOUT_BATCH = 8
 
 
 def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load:
-    """The text encoder leaves the device where captions and encoder stay as they are (loop.py, _embeddings). Encoders
-    and VAE work in float32: they are loaded so."""
+    """The text encoder is gone where captions and encoder stay as they are (encoding.py, encode_captions). Encoders and
+    VAE work in float32: they are loaded so."""
     judged = facts.dataset is not None and bool(facts.dataset.heldout)
     return replace(
         plain_load(settings, facts, checkpoint),
@@ -29,12 +29,14 @@ def native_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Loa
 
 
 def native_kept(settings: Settings, facts: Facts) -> Kept:
-    """In memory: pictures always, captions where neither they nor their encoder change."""
-    return Kept("memory", "off" if _encoder_stays(settings, facts) else "memory", latent_copies=2)
+    """In the cache, of which little is in memory: pictures always, captions where neither they nor their encoder
+    change."""
+    text: Place = "off" if _encoder_stays(settings, facts) else "disk"
+    return Kept("disk", text, latent_copies=2, files="in cache.dir")
 
 
 def _encoder_stays(settings: Settings, facts: Facts) -> bool:
-    """As loop.py, _embeddings, does it."""
+    """As encoding.py, encode_captions, does it."""
     pictures = () if facts.dataset is None else (*facts.dataset.train, *facts.dataset.heldout)
     changing = any(changes(picture.caption, settings.train) for picture in pictures)
     return changing or settings.mode.text_encoder_lr > 0

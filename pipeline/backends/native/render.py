@@ -73,6 +73,8 @@ def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
         machine_rank=settings.hardware.machine_rank,
         cpu_threads=_threads(plan),
         before_dir=_before_dir(plan, run_dir),
+        cache_dir=str(Path(settings.cache.dir).expanduser().absolute()),
+        cache_max_bytes=settings.cache.max_gib * 2**30,
         fingerprint=plan.fingerprint,
         weights_name=settings.backend.weights_name,
         save_dtype=_save_dtype(plan),
@@ -177,6 +179,7 @@ def _dataset_lines(dataset: Dataset) -> str:
         row = {
             "split": split,
             "path": str(picture.path),
+            "digest": picture.digest,
             "caption": picture.caption,
             "width_px": picture.width_px,
             "height_px": picture.height_px,

@@ -17,13 +17,18 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.backends.native.job import ModelPart
+from pipeline.backends.native.layout import (
+    HUB_TOKENIZER,
+    SINGLE_FILE_PREFIXES,
+    TEXT_PREFIX,
+    part_files,
+    tokenizer_folder,
+)
 from pipeline.backends.native.weights import filled, read_float32
 from pipeline.checkpoint.bundle import weight_files
+from pipeline.checkpoint.header import read_header
 from pipeline.errors import UnreadableFile
 
-HUB_TOKENIZER = "openai/clip-vit-large-patch14"
-TEXT_PREFIX = "cond_stage_model.transformer."
-SINGLE_FILE_PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 # The noise of Stable Diffusion 1: 1000 steps, betas linear in their square roots (Rombach et al. 2022, its v1 configs).
@@ -82,10 +87,30 @@ def load_autoencoder(model: ModelPart) -> AutoencoderKL:
 
 def load_text_parts(model: ModelPart) -> TextParts:
     """In float32, frozen. Raises UnreadableFile."""
-    tokenizer = _load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     encoder = _load_text_encoder(model, tokenizer)
-    tokenizer.model_max_length = encoder.config.max_position_embeddings
     return TextParts(tokenizer, _frozen(encoder), model.clip_skip)
+
+
+def load_tokenizer(model: ModelPart) -> CLIPTokenizer:
+    """With the limit of the model's encoder. Raises UnreadableFile."""
+    tokenizer = _load_tokenizer(model)
+    tokenizer.model_max_length = _positions(model)
+    return tokenizer
+
+
+def _positions(model: ModelPart) -> int:
+    """How many tokens the text encoder takes, both ends included; by its file's header."""
+    files, prefix = part_files(model, "text_encoder")
+    shapes = (read_header(file).tensors.items() for file in files)
+    found = [tensor.shape[0] for each in shapes for name, tensor in each if _is_of_positions(name, prefix)]
+    if not found:
+        raise UnreadableFile(f"model.path={model.path}: its text_encoder has no embedding of positions")
+    return found[0]
+
+
+def _is_of_positions(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and name.endswith("embeddings.position_embedding.weight")
 
 
 def noise_schedule(model: ModelPart) -> DDPMScheduler:
@@ -171,16 +196,15 @@ def _text_config(weights: dict[str, Tensor], tokenizer: CLIPTokenizer) -> dict[s
 
 def _load_tokenizer(model: ModelPart) -> CLIPTokenizer:
     """The named folder, the model's own, the one beside a single file, else the hub's cache or the hub."""
-    beside = Path(model.path) if model.layout == "diffusers" else Path(model.path).parent
-    folder = Path(model.tokenizer) if model.tokenizer else beside / "tokenizer"
-    if (folder / "vocab.json").exists() or (folder / "tokenizer.json").exists():
+    folder = tokenizer_folder(model)
+    if folder is not None:
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     try:
         return CLIPTokenizer.from_pretrained(HUB_TOKENIZER)
     except OSError as error:
         raise UnreadableFile(
-            f"no tokenizer: {folder} has no vocab.json, and {HUB_TOKENIZER} is neither in the hub's cache nor can it be"
-            " fetched. Put CLIP's vocab.json and merges.txt into a folder and type model.tokenizer=FOLDER"
+            f"no tokenizer: there is none in or beside {model.path}, and {HUB_TOKENIZER} is neither in the hub's cache"
+            " nor can it be fetched. Put CLIP's vocab.json and merges.txt into a folder and type model.tokenizer=FOLDER"
         ) from error
 
 

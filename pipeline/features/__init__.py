@@ -1,0 +1,1 @@
+"""What encoders made of pictures and captions, kept on the disk under digests of all that went in."""
