@@ -88,7 +88,7 @@ def run(
         validated = partial(_validate, facts=facts, notes=notes, origins=origins)
         plan = _explained(settings, origins, validated, notes) if settings.explain else validated(settings)
         if until is Until.validate:
-            display.say(wording.plan_lines(plan))
+            display.say([*wording.plan_lines(plan), *_preflight(plan)])
             return None
         if until is Until.render:
             with locked(run_dir, say=notes.say):
@@ -101,6 +101,12 @@ def run(
         with claimed(plan.fingerprint, run_dir, _resume(settings), say=notes.say) as claim:
             plan = _as_it_began(plan, claim, settings, validated, notes)
             return _train(plan, claim, notes, command=command, began=began)
+
+
+def _preflight(plan: Plan) -> list[str]:
+    from pipeline.preflight import preflight_lines
+
+    return preflight_lines(plan)
 
 
 def _until(settings: Settings, origins: Sequence[Origin]) -> Until:

@@ -19,7 +19,10 @@ HYDRA_BORDER = {"run", "pipeline.settings", "pipeline.slurm", *COMMAND_LINE, f"{
 NATIVE = "pipeline.backends.native"
 TORCHLESS_NATIVE = {
     NATIVE,
-    *(f"{NATIVE}.{name}" for name in ("render", "support", "memory", "job", "quiet", "__main__")),
+    *(
+        f"{NATIVE}.{name}"
+        for name in ("render", "support", "memory", "job", "quiet", "layout", "features", "preflight", "__main__")
+    ),
 }
 """What the runner loads of the native backend, and the trainer's entrance, which reads the job first."""
 TRAINER_LIBRARIES = {"torch", "diffusers", "transformers", "lycoris", "accelerate", "bitsandbytes", "peft"}
@@ -77,7 +80,7 @@ def height(module: str) -> int:
         return 6
     if module == "pipeline.runner":
         return 5
-    if module in STAGES:
+    if module in {*STAGES, "pipeline.preflight"}:
         return 4
     if module.startswith("pipeline.backends"):
         return 3

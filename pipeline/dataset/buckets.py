@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pipeline.records import Picture
 
 Side = tuple[int, int]
 """(width, height) in pixels."""
@@ -19,6 +23,39 @@ def bucket_side(width_px: int, height_px: int, *, resolution_px: int, step_px: i
         if height and _distance(width / height, ratio) < _distance(best[0] / best[1], ratio) - 1e-9:
             best = (width, height)
     return best
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A side, and what it does to the pictures that are made so."""
+
+    side: Side
+    pictures: int
+    cropped: float
+    """Share of their area that is cut off, at the mean."""
+    worst: Picture
+    """Of which most is cut off."""
+    worst_cropped: float
+
+
+def buckets_of(pictures: Iterable[Picture], side_of: Callable[[Picture], Side]) -> list[Bucket]:
+    """By the number of their pictures, the fullest first."""
+    members: dict[Side, list[Picture]] = {}
+    for picture in pictures:
+        members.setdefault(side_of(picture), []).append(picture)
+    return sorted((_bucket(side, each) for side, each in members.items()), key=lambda b: (-b.pictures, b.side))
+
+
+def _bucket(side: Side, pictures: list[Picture]) -> Bucket:
+    cut = [cropped_share(picture.width_px, picture.height_px, side) for picture in pictures]
+    worst = max(range(len(pictures)), key=cut.__getitem__)
+    return Bucket(side, len(pictures), sum(cut) / len(cut), pictures[worst], cut[worst])
+
+
+def cropped_share(width_px: int, height_px: int, side: Side) -> float:
+    """Of the area of a picture that is resized to cover `side` and cropped to it."""
+    scale = max(side[0] / width_px, side[1] / height_px)
+    return max(0.0, 1 - side[0] * side[1] / (width_px * scale * height_px * scale))
 
 
 def _distance(a: float, b: float) -> float:

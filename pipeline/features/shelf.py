@@ -157,6 +157,15 @@ class Shelf:
             self._memory_bytes -= self._memory.popitem(last=False)[1].nbytes
 
 
+def kept_keys(cache_dir: Path, space: Space) -> set[str]:
+    """The features that are there now; nothing is opened for a run, or made."""
+    found: set[str] = set()
+    for shard in space.folder(cache_dir).glob(f"*{SUFFIX}"):
+        with suppress(UnreadableFile):
+            found |= set(places_of(shard))
+    return found
+
+
 def places_of(shard: Path) -> dict[str, Place]:
     """The features of a file by their keys. Raises UnreadableFile for a file that is cut short, or no shard."""
     header = read_header(shard)

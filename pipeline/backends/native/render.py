@@ -35,7 +35,7 @@ def render(plan: Plan, run_dir: Path) -> Job:
     several processes) into the run directory."""
     folder = run_dir / "job"
     job_file, dataset_file = folder / "train.toml", folder / "dataset.jsonl"
-    job = _native_job(plan, run_dir, dataset_file)
+    job = native_job(plan, run_dir, dataset_file)
     write_text(dataset_file, _dataset_lines(plan.dataset))
     write_text(job_file, tomli_w.dumps(job.to_toml()))
     files = [job_file, dataset_file]
@@ -59,7 +59,8 @@ def render(plan: Plan, run_dir: Path) -> Job:
     )
 
 
-def _native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
+def native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
+    """What the trainer is told."""
     settings = plan.settings
     return NativeJob(
         run_dir=str(run_dir),

@@ -1,0 +1,69 @@
+"""What `until=validate` tells beyond the plan: buckets, and what is encoded already. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.dataset.buckets import Bucket, Side, buckets_of
+from pipeline.records import Picture, Plan
+from pipeline.settings import decided
+
+SHOWN = 8
+"""Buckets that have a line each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a backend does with pictures and captions."""
+
+    side: Callable[[Plan, Picture], Side]
+    remainder: str
+    """What becomes of a bucket's last batch."""
+    cached: Callable[[Plan], str] | None = None
+    """None where choices tell it."""
+
+
+def _native() -> Foreseen:
+    from pipeline.backends.native.preflight import native_cached, native_side
+
+    return Foreseen(native_side, "the last batch of each is filled from its own beginning", native_cached)
+
+
+def _kohya() -> Foreseen:
+    from pipeline.backends.kohya.preflight import kohya_side
+
+    return Foreseen(kohya_side, "the last batch of each may be a smaller one")
+
+
+BACKENDS: dict[str, Callable[[], Foreseen]] = {"native": _native, "kohya": _kohya}
+"""Loaded when asked for: a run has one."""
+
+
+def preflight_lines(plan: Plan) -> list[str]:
+    """Raises UnreadableFile for a model whose weights can't be read."""
+    backend = BACKENDS[plan.settings.backend.name]()
+    buckets = buckets_of(plan.dataset.train, lambda picture: backend.side(plan, picture))
+    cached = [] if backend.cached is None else [f"  {'encoded':<14}{backend.cached(plan)}"]
+    return [*cached, *_bucket_lines(buckets, decided(plan.settings.train.batch_size), backend.remainder)]
+
+
+def _bucket_lines(buckets: list[Bucket], batch_size: int, remainder: str) -> list[str]:
+    title = f"{len(buckets)} in all, batches are of one bucket: {remainder}"
+    told = [_bucket_line(bucket, batch_size) for bucket in buckets[:SHOWN]]
+    if len(buckets) > SHOWN:
+        told.append(f"and {len(buckets) - SHOWN} more with {sum(b.pictures for b in buckets[SHOWN:])} pictures")
+    return [f"  {'buckets' if place == 0 else '':<14}{line}" for place, line in enumerate([title, *told])]
+
+
+def _bucket_line(bucket: Bucket, batch_size: int) -> str:
+    batches = -(-bucket.pictures // batch_size)
+    size = f"{bucket.side[0]} x {bucket.side[1]}"
+    line = f"{size:<12}{bucket.pictures:>7} picture{' ' if bucket.pictures == 1 else 's'}{batches:>6} batch"
+    line += "  " if batches == 1 else "es"
+    if bucket.worst_cropped < 0.005:
+        return f"{line}   nothing is cropped"
+    return (
+        f"{line}   {100 * bucket.cropped:.0f} % cropped at the mean, "
+        f"{100 * bucket.worst_cropped:.0f} % of {bucket.worst.path.name}"
+    )
