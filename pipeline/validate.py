@@ -70,9 +70,9 @@ class Backend:
 
 def _native() -> Backend:
     from pipeline.backends.native.memory import native_kept, native_load
-    from pipeline.backends.native.support import native_problems
+    from pipeline.backends.native.support import native_problems, native_warnings
 
-    return Backend(native_problems, native_load, native_kept)
+    return Backend(native_problems, native_load, native_kept, warnings=native_warnings)
 
 
 def _kohya() -> Backend:

@@ -19,15 +19,18 @@ from pipeline.backends.native import encoding
 from pipeline.backends.native.encoding import Telling, encode_captions, encode_pictures, side_of
 from pipeline.backends.native.features import latent_key, latent_space, text_space
 from pipeline.backends.native.job import NativeJob
+from pipeline.backends.native.support import native_problems, native_warnings
 from pipeline.checkpoint.contents import weights_digest
 from pipeline.dataset.scan import scan
 from pipeline.errors import UnreadableFile
 from pipeline.features.room import kept, make_room, verify
 from pipeline.features.shelf import SHARD_FEATURES, Shelf
 from pipeline.features.space import Space, key_of
-from pipeline.settings import PROJECT
+from pipeline.memory.profiles import first_candidate
+from pipeline.records import Facts
+from pipeline.settings import PROJECT, Settings
 from tests import given, native_jobs
-from tests.conftest import PlanFor
+from tests.conftest import PlanFor, compose_settings
 
 CPU = torch.device("cpu")
 SPACE = Space("latents", {"vae": "one"})
@@ -348,6 +351,36 @@ def test_what_a_killed_writer_left_unfinished_is_removed(tmp_path: Path) -> None
     unfinished.write_bytes(b"half")
     make_room(tmp_path, 1e9)
     assert not unfinished.exists()
+
+
+def with_cache(folder: Path, *, pictures: int = 24, max_gib: float = 50.0) -> tuple[Settings, Facts]:
+    settings = compose_settings(f"cache.dir={folder}", f"cache.max_gib={max_gib}")
+    return first_candidate(settings, 0), given.facts(dataset=given.dataset(train=pictures))
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = native_problems(*with_cache(tmp_path / "file" / "cache"))
+    assert (problem.key, problem.reason) == ("cache.dir", f"{tmp_path / 'file'} is not a folder")
+
+
+def test_a_dataset_that_does_not_fit_on_the_disk_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    (problem,) = native_problems(*with_cache(tmp_path))
+    assert problem.key == "cache.dir" and "1000 bytes are free" in problem.reason
+    filled(tmp_path, "old", 100)
+    shard = next(tmp_path.rglob("*.safetensors"))
+    with shard.open("ab") as file:
+        file.truncate(1 << 30)
+    assert list(native_problems(*with_cache(tmp_path))) == []
+
+
+def test_a_dataset_that_is_larger_than_the_limit_is_warned_of(tmp_path: Path) -> None:
+    assert "cache.max_gib=0.001" in next(native_warnings(*with_cache(tmp_path, max_gib=0.001)))
+    assert list(native_warnings(*with_cache(tmp_path))) == []
 
 
 # ----------------------------------------------------------------------------------------------------------- the verbs

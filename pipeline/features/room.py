@@ -68,6 +68,11 @@ def _made(folder: Path) -> dict[str, str]:
         return {}
 
 
+def taken_bytes(cache_dir: Path) -> int:
+    """By all spaces; cheap: no file is opened."""
+    return sum(size for _, size, _ in _shards(cache_dir))
+
+
 def make_room(cache_dir: Path, max_bytes: float) -> Removed:
     """Removes files until the rest takes at most `max_bytes`, those that were not used for longest first. What a run
     reads at this moment stays, whatever it takes."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
+from pipeline.backends.native.memory import native_kept
 from pipeline.checks.optimizers import rate_problems
 from pipeline.errors import Problem
+from pipeline.features.room import taken_bytes
+from pipeline.memory.host import cached_bytes
 from pipeline.optimizer.catalog import asked_for
 from pipeline.optimizer.choose import steps_down
 from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
+from pipeline.wording import size
 
 DTYPES = ("fp16", "bf16", "fp32", "fp64")
 """Of stored weights that are plain numbers."""
@@ -20,6 +27,8 @@ def native_problems(settings: Settings, facts: Facts) -> Iterator[Problem]:
     """A problem for everything that this backend has no code, or no package, for."""
     yield from _optimizer_is_installed(settings)
     yield from rate_problems(settings)
+    if settings.hardware.facts is None:
+        yield from _cache_has_room(settings, facts)
     if facts.checkpoint is not None:
         yield from _model_problems(settings, facts.checkpoint)
 
@@ -48,3 +57,36 @@ def _model_problems(settings: Settings, checkpoint: Checkpoint) -> Iterator[Prob
         if given is not None:
             reason = "backend=native takes text encoder and VAE from the model itself, so this would have no effect"
             yield Problem(f"model.parts.{name}", given, reason, f"leave model.parts.{name} out")
+
+
+def _cache_has_room(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    """What lies there already may be what this run needs."""
+    folder = Path(settings.cache.dir).expanduser().absolute()
+    nearest = next((each for each in (folder, *folder.parents) if os.path.lexists(each)), folder)
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"nothing can be written to {nearest}" if nearest.is_dir() else f"{nearest} is not a folder"
+        yield Problem("cache.dir", settings.cache.dir, reason, "cache.dir=FOLDER, one that you may write to")
+        return
+    needed = _cache_bytes(settings, facts)
+    free = shutil.disk_usage(nearest).free + taken_bytes(folder)
+    if needed > free:
+        reason = (
+            f"what the encoders make of the dataset takes about {size(int(needed))}, and {size(free)} are free there"
+        )
+        yield Problem("cache.dir", settings.cache.dir, reason, "cache.dir=FOLDER on a larger disk")
+
+
+def _cache_bytes(settings: Settings, facts: Facts) -> float:
+    if facts.dataset is None:
+        return 0.0
+    return cached_bytes(settings, facts.dataset, native_kept(settings, facts), "disk")
+
+
+def native_warnings(settings: Settings, facts: Facts) -> Iterator[str]:
+    """What may be meant, and is more often a mistake."""
+    needed = _cache_bytes(settings, facts)
+    if needed > settings.cache.max_gib * 2**30:
+        yield (
+            f"what the encoders make of the dataset takes about {size(int(needed))}, more than"
+            f" cache.max_gib={settings.cache.max_gib:g}: it is removed after the training, and made anew for the next"
+        )
