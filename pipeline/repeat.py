@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,6 +37,7 @@ from pipeline.runs.repeating import (
     warmup_pin,
 )
 from pipeline.settings import PROJECT, Settings
+from pipeline.tracking.masking import Masker, masked_override, masked_value
 from pipeline.versions import made_with
 
 ANEW = "resume=never"
@@ -82,7 +83,8 @@ def repeat(name: str, typed: Sequence[str], folders: Sequence[Path], *, dry_run:
     if as_json and not dry_run:
         raise RunError("--json prints what would be done\n    try: --dry-run --json")
     repetition = repetition_of(recorded(run_named(name, folders)), typed)
-    sys.stdout.write(_as_json(repetition) if as_json else "".join(f"{line}\n" for line in _lines(repetition)))
+    told = masked(repetition)
+    sys.stdout.write(_as_json(told) if as_json else "".join(f"{line}\n" for line in _lines(told)))
     sys.stdout.flush()
     return 0 if dry_run else _become(repetition)
 
@@ -238,6 +240,27 @@ def _of_program(then: Recorded, now: Settings) -> Iterator[Difference]:
 
 
 # -------------------------------------------------------------------------------------------------------------- telling
+
+
+def masked(repetition: Repetition) -> Repetition:
+    """As it may be told: what is printed is copied into mails and reports."""
+    mask = Masker(os.environ)
+    return replace(
+        repetition,
+        argv=tuple(masked_override(each, mask) for each in repetition.argv),
+        typed=tuple(masked_override(each, mask) for each in repetition.typed),
+        pins=tuple(
+            replace(pin, value=masked_value(pin.key, pin.value, mask), now=masked_value(pin.key, pin.now, mask))
+            for pin in repetition.pins
+        ),
+        changed=tuple(_masked(each, mask) for each in repetition.changed),
+        differences=tuple(_masked(each, mask) for each in repetition.differences),
+    )
+
+
+def _masked(difference: Difference, mask: Masker) -> Difference:
+    then, now = (str(masked_value(difference.what, each, mask)) for each in (difference.then, difference.now))
+    return replace(difference, then=then, now=now)
 
 
 def _lines(repetition: Repetition) -> Iterator[str]:

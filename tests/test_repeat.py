@@ -286,6 +286,22 @@ def test_a_dry_run_tells_and_starts_nothing(folder: Path) -> None:
     assert set(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["printed", "json"])
+def test_credentials_are_not_told(form: list[str], folder: Path) -> None:
+    """Typed then, as an address or by a name, and among the settings that are pinned."""
+    hydra, config = folder / "run" / ".hydra" / "hydra.yaml", folder / "run" / "config.yaml"
+    told = yaml.safe_load(hydra.read_text())
+    told["hydra"]["overrides"]["task"] += ["tracking.store_dir=x://me:horse-1@h/d", "++optimizer.args.api_key=horse-2"]
+    hydra.write_text(yaml.safe_dump(told))
+    settings = yaml.safe_load(config.read_text())
+    settings["sample"]["prompts"] = ["see http://me:horse-3@host"]
+    config.write_text(yaml.safe_dump(settings))
+    done = verb(str(folder / "run"), "--dry-run", *form, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "horse" not in done.stdout
+    assert done.stdout.count("***") >= 3
+
+
 def test_the_trial_of_a_sweep_is_repeated_as_a_single_run(once: Path, tmp_path: Path) -> None:
     words = ["model=demo", f"model.path={once / 'model'}", f"data.dir={once / 'pictures'}", "tracking=off"]
     done = run_py("-m", *words, "until=render", "seed=4,5", "hydra.sweep.dir=sweep", cwd=tmp_path)

@@ -15,7 +15,7 @@ from pipeline.explanation import FILE_NAME as EXPLANATION
 from pipeline.runs.comparing import ABSENT, Comparison
 from pipeline.runs.listing import Listing
 from pipeline.runs.reading import PLAN, Run
-from pipeline.tracking.masking import MASK, Masker, looks_secret, without_credentials
+from pipeline.tracking.masking import Masker, masked_command, masked_value, without_credentials
 from pipeline.tracking.state import State as Tracked
 from pipeline.tracking.state import load_state
 from pipeline.wording import duration, short_path, size
@@ -82,7 +82,7 @@ def _object(run: Run) -> dict[str, Any]:
         "planned_steps": run.planned_steps,
         "outcome": asdict(run.outcome),
         "mlflow_run_id": run.mlflow_run_id,
-        "command": _masked("command", run.command),
+        "command": masked_command(run.command, Masker(os.environ)),
     }
 
 
@@ -156,7 +156,7 @@ def _page(tracked: Tracked | None) -> str | None:
 
 def _was(run: Run, told: Mapping[str, Any]) -> Iterator[str]:
     checkpoint, dataset, machine = told["checkpoint"], told["dataset"], told["machine"]
-    yield from _line("command", Masker(os.environ)(run.command))
+    yield from _line("command", masked_command(run.command, Masker(os.environ)))
     yield from _line("repeat", f"python -m pipeline runs repeat {run.name}")
     yield from _line("model", f"{checkpoint['title'] or run.settings.get('model.name')}, {checkpoint['path']}")
     yield from _line("", f"digest {_short(checkpoint['digest'])}")
@@ -279,11 +279,7 @@ def _shown(key: str, value: object) -> str:
 
 def _masked(key: str, value: object) -> object:
     """What is told is copied into mails and reports: no secrets."""
-    if value is None or value is ABSENT:
-        return value
-    if looks_secret(key):
-        return MASK
-    return Masker(os.environ)(value) if isinstance(value, str) else value
+    return value if value is ABSENT else masked_value(key, value, Masker(os.environ))
 
 
 def _words(value: object) -> str:

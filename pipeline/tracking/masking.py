@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -37,6 +38,31 @@ class Masker:
         text = _USER_INFO.sub(rf"\g<scheme>{MASK}@", text)
         text = _ASSIGNMENT.sub(rf"\g<name>{MASK}", text)
         return _HUGGING_FACE_TOKEN.sub(MASK, text)
+
+
+def masked_value(key: str, value: object, mask: Masker) -> object:
+    """Of a setting, as it may be told."""
+    if value is not None and looks_secret(key):
+        return MASK
+    if isinstance(value, list | tuple):
+        return [masked_value(key, each, mask) for each in value]
+    return mask(value) if isinstance(value, str) else value
+
+
+def masked_override(override: str, mask: Masker) -> str:
+    """What was typed, as it may be told."""
+    key, is_set, _ = override.partition("=")
+    return f"{key}={MASK}" if is_set and looks_secret(key) else mask(override)
+
+
+def masked_command(command: str, mask: Masker) -> str:
+    """The same of a whole command; quoted anew only where something had to be masked."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return mask(command)
+    told = [masked_override(word, mask) for word in words]
+    return command if told == words else shlex.join(told)
 
 
 def looks_secret(name: str) -> bool:
