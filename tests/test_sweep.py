@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pipeline.journal import read_journal
 from pipeline.settings import PROJECT
 from pipeline.sweep.results import Result, results_of
+from tests.given import picture
 
 pytestmark = pytest.mark.slow
 QUICK = (
@@ -164,6 +166,61 @@ def test_a_search_draws_as_many_trials_as_asked_and_goes_on_after_them(typed: Se
     assert len({each.varied["optimizer.lr"] for each in found}) == 3
     assert all(1e-4 <= float(each.varied["optimizer.lr"]) <= 1e-2 for each in found)
     assert all(each.varied["network.rank"] in ("4", "8") for each in found)
+
+
+@pytest.fixture
+def searched(tiny_model: Path, tmp_path: Path) -> list[str]:
+    """A search over pictures of its own."""
+    for number in range(4):
+        picture(tmp_path / "pictures" / f"{number}.png", seed=number, size=(64, 64))
+    axis = "optimizer.lr=tag(log, interval(1e-4, 1e-2))"
+    return [f"model.path={tiny_model}", *QUICK, f"data.dir={tmp_path / 'pictures'}", "-m", "hydra/sweeper=search", axis]
+
+
+def stopped_after_one(cwd: Path, words: Sequence[str]) -> None:
+    process = start(cwd, *words, "hydra.sweeper.trials=2")
+    wait_for("run", cwd, trial=1, steps=1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+
+
+def test_a_search_over_other_pictures_than_before_begins_anew_and_says_so(
+    searched: Sequence[str], tmp_path: Path
+) -> None:
+    stopped_after_one(tmp_path, searched)
+    (before,) = tmp_path.glob("multirun/*/*")
+    picture(tmp_path / "pictures" / "9.png", seed=9, size=(64, 64))
+    code, printed = finish(tmp_path, *searched, "hydra.sweeper.trials=1")
+    assert code == 0, printed
+    assert f"not going on with {before}: the set of pictures is another than when its trial 0 was trained" in printed
+    (after,) = set(tmp_path.glob("multirun/*/*")) - {before}
+    assert [each.state for each in results_of(after)] == ["finished"]
+    assert starts(results_of(before)[0]) == 1
+
+
+def test_a_search_in_a_named_folder_is_refused_for_another_model(
+    searched: Sequence[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    words = [*searched, f"model.path={tmp_path / 'model'}", "hydra.sweep.dir=multirun/a/mine"]
+    code, printed = finish(tmp_path, *words, "hydra.sweeper.trials=1")
+    assert code == 0, printed
+    code, printed = finish(tmp_path, *words, "hydra.sweeper.trials=2")
+    assert code == 0, printed
+    assert [starts(each) for each in trials(tmp_path)] == [1, 1], "with the same model it goes on"
+    another(tmp_path / "model")
+    code, printed = finish(tmp_path, *words, "hydra.sweeper.trials=3")
+    assert code == 1
+    assert "the base model is another than when its trial 0 was trained" in printed
+    assert "try: hydra.sweep.dir=<another folder>" in printed
+    assert len(trials(tmp_path)) == 2
+
+
+def another(model: Path) -> None:
+    """Of the same shape: the last byte of its weights is another."""
+    file = max(model.glob("**/*.safetensors"), key=lambda path: path.stat().st_size)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
 
 def test_a_mistake_is_told_before_any_trial_begins(typed: Sequence[str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from pipeline.errors import InvalidSettings, Problem, Stopped, SweepFailed
 from pipeline.machine.probe import probe_machine
 from pipeline.overrides import AS_ONE, split, sweeps
 from pipeline.records import Machine
-from pipeline.settings import PlatformName
+from pipeline.settings import PlatformName, Settings, from_config
 from pipeline.sweep.board import open_board
 from pipeline.sweep.engine import Engine
 from pipeline.sweep.place import Place, claimed, fingerprint_of
 from pipeline.sweep.process import Fresh, Starter, Warm
 from pipeline.sweep.results import SWEEP_FILE, Result, results_of, shared_overrides
+from pipeline.sweep.sameness import changed_since
 from pipeline.sweep.slots import slots_of
 from pipeline.sweep.summary import print_summary, summarize
 from pipeline.sweep.trials import Listed, Source, typed
@@ -97,11 +99,22 @@ def launch_search(config: Any, loader: Any, arguments: Sequence[str], search: Se
     asked.dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, asked.dir / SWEEP_FILE)
     drawn_from = [asked.flags, shared, sorted((key, repr(axis)) for key, axis in axes.items()), search.method]
-    with claimed(asked.dir, fingerprint_of(drawn_from), may_go_on=asked.resume) as place:
+    changed = partial(changed_since, composed=partial(_settings_of, loader, config))
+    with claimed(asked.dir, fingerprint_of(drawn_from), may_go_on=asked.resume, changed=changed) as place:
         study = open_study(place.dir, method=search.method, seed=search.seed, startup_trials=search.startup_trials)
         source = Search(study, axes, shared, search.trials)
         loader.load_sweep_config(config, source.example())
         _run(asked, place, source)
+
+
+def _settings_of(loader: Any, config: Any, overrides: Sequence[str]) -> Settings:
+    """Of a trial, as run.py will have them."""
+    from omegaconf import open_dict
+
+    composed = loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        del composed["hydra"]
+    return from_config(composed)
 
 
 @dataclass(frozen=True, slots=True)

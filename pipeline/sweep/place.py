@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,16 @@ def fingerprint_of(what: object) -> str:
 
 
 @contextmanager
-def claimed(sweep_dir: Path, fingerprint: str, *, may_go_on: bool) -> Iterator[Place]:
+def claimed(
+    sweep_dir: Path, fingerprint: str, *, may_go_on: bool, changed: Callable[[Path], str] = lambda _: ""
+) -> Iterator[Place]:
     """The folder of the sweep, locked while the context lasts: `sweep_dir`, where Hydra has put its file, or that of
-    the same sweep that is not complete. Raises RunError when another process works on it, or another sweep is there."""
+    the same sweep that is not complete. `changed` says why the results in a folder can't be gone on with; empty: they
+    can. Raises RunError when another process works on it, or another sweep is there."""
     earlier = next(_unfinished(sweep_dir, fingerprint), None) if may_go_on else None
+    if earlier is not None and (why := changed(earlier)):
+        sys.stdout.write(f"not going on with {earlier}: {why}. A new sweep begins in {sweep_dir}\n")
+        earlier = None
     folder = earlier or sweep_dir
     with _locked(folder):
         noted = _noted(folder)
@@ -66,6 +73,8 @@ def claimed(sweep_dir: Path, fingerprint: str, *, may_go_on: bool) -> Iterator[P
                 f"hydra.sweep.dir={folder}: another sweep is there, which has other trials ({noted.get('command')})\n"
                 "    try: hydra.sweep.dir=<another folder>"
             )
+        if noted and earlier is None and (why := changed(folder)):
+            raise RunError(f"hydra.sweep.dir={folder}: {why}\n    try: hydra.sweep.dir=<another folder>")
         if earlier is not None:
             _give_up(sweep_dir)
         yield Place(folder, fingerprint, goes_on=bool(noted))
