@@ -12,6 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import InvalidSettings, Problem, UnreadableFile
@@ -46,6 +47,19 @@ PASSED_ON = ("backend.args.", "backend.network_args.")
 def register() -> None:
     """The resolver that keeps two runs started in the same second apart."""
     OmegaConf.register_new_resolver("random_suffix", lambda: token_hex(2), use_cache=True, replace=True)
+
+
+class NoSecrets(Callback):
+    """Hydra calls it before it writes down what it composed, whoever runs the jobs then."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Ends the program with a message where a file of the user's has a password or a token."""
+        try:
+            credentials.refuse_composed(OmegaConf.to_container(config, resolve=False))
+        except InvalidSettings as error:
+            raise SystemExit(str(error)) from error  # Hydra makes a warning of any other, and goes on
+
+    on_multirun_start = on_run_start
 
 
 def complete(typed: Sequence[str]) -> list[str]:

@@ -353,7 +353,7 @@ def test_stop_while_torch_is_asked(number: signal.Signals, exit_code: int, given
 
 # ---------------------------------------------------------------------------------------------------------- secrets
 
-PASSWORD = "correct-horse"
+PASSWORD = "correcthorsebatterystaple"
 
 
 def with_password(*words: str, cwd: Path, uri: str) -> subprocess.CompletedProcess[str]:
@@ -387,6 +387,47 @@ def test_password_in_a_file_of_the_users_is_refused(given: list[str], tmp_path: 
     assert PASSWORD not in message
     assert "tracking.uri=http://host" in message
     assert not list(tmp_path.glob("outputs/*"))
+
+
+SECRETS = {
+    "address": ("tracking: {uri: 'postgresql://me:%s@host/db'}", "tracking.uri=postgresql://host/db"),
+    "named": ("optimizer: {args: {api_key: %s}}", "optimizer.args.api_key=***"),
+    "token": ("sample: {negative_prompt: hf_%s}", "sample.negative_prompt=***"),
+    "axis": (
+        "hydra: {sweeper: {params: {tracking.uri: 'http://me:%s@a,http://b'}}}",
+        "hydra.sweeper.params.tracking.uri",
+    ),
+}
+
+
+@pytest.mark.parametrize("launch", [(), ("hydra/launcher=basic",), ("hydra/sweeper=search",)], ids=str)
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secret_in_a_file_of_the_users_is_in_no_file_of_a_sweep(
+    kind: str, launch: tuple[str, ...], given: list[str], tmp_path: Path
+) -> None:
+    text, told = SECRETS[kind]
+    own = experiment_of_the_users(tmp_path / "conf", text)
+    words = [*given, "experiment=mine", "seed=1,2", "until=render", *launch]
+    message = complaint("-cd", str(own), "-m", *words, cwd=tmp_path)
+    assert told in message
+    assert PASSWORD not in message
+    assert [path for path in holding(tmp_path, PASSWORD) if not path.is_relative_to(own)] == []
+
+
+def test_secret_in_a_file_of_the_users_is_in_no_file_of_a_run_that_was_there(given: list[str], tmp_path: Path) -> None:
+    own = experiment_of_the_users(tmp_path / "conf", SECRETS["address"][0])
+    (tmp_path / "mine").mkdir()
+    words = [*given, "experiment=mine", "until=render", "hydra.run.dir=mine"]
+    message = complaint("-cd", str(own), *words, cwd=tmp_path)
+    assert PASSWORD not in message
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def experiment_of_the_users(folder: Path, text: str) -> Path:
+    """The folder of --config-dir."""
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text.replace('%s', PASSWORD)}\n")
+    return folder
 
 
 def test_password_of_the_environment_is_in_no_file_of_a_run(given: list[str], tmp_path: Path) -> None:

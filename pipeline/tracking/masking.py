@@ -84,7 +84,15 @@ def without_credentials(uri: str) -> str:
 
 def has_credentials(text: str) -> bool:
     """Whether it is, or holds, an address that names a user or a password."""
-    return _USER_INFO.search(text) is not None or ("://" in text and without_credentials(text) != text)
+    try:
+        return _USER_INFO.search(text) is not None or ("://" in text and without_credentials(text) != text)
+    except ValueError:  # no address
+        return False
+
+
+def has_token(text: str) -> bool:
+    """Whether it holds a token that is known by its form."""
+    return _HUGGING_FACE_TOKEN.search(text) is not None
 
 
 def _passwords_of(uri: str) -> set[str]:
