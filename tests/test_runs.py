@@ -242,11 +242,29 @@ def test_the_list_as_a_table(make: Make, tmp_path: Path) -> None:
         "demo",
         "style",
         "lora",
-        "3",
-        "of",
-        "8",
+        "3/8",
         *["0.4000", "->", "0.3000"],
     ]
+
+
+def test_the_list_says_which_sweep_a_trial_belongs_to_within_100_columns(make: Make, tmp_path: Path) -> None:
+    """By a name that finds it again."""
+    make("outputs/11-00-00_character-12cd")
+    _sweep(make("multirun/2026-01-01/12-00-01_character-ab12/10", "killed", model__name="sdxl").parent)
+    _sweep(make("multirun/rates/0").parent)
+    done = verb("list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    at = head.index("sweep")
+    sweeps = {row.split()[0]: row[at:].split()[0] if row[at] != " " else "" for row in rows}
+    assert sweeps == {
+        "rates/0": "rates",
+        "character-ab12/10": "ab12",
+        "11-00-00_character-12cd": "",
+    }
+    assert max(map(len, done.stdout.rstrip().splitlines())) <= 100
+    assert names(tmp_path, sweep="ab12") == ["12-00-01_character-ab12/10"]
+    assert naming.run_named("character-ab12/10", [tmp_path]).name == "10"
 
 
 # --------------------------------------------------------------------------------------------------------------- show

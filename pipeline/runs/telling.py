@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,24 +25,30 @@ COLUMNS_OF_RUNS = 4
 """So many runs are compared side by side; of more each has a row."""
 WIDEST = 160
 GRID = "final_grid.png"
+GIVEN_NAME = re.compile(r"\d\d-\d\d-\d\d_(.+-([0-9a-f]{4}))")
+"""Of a sweep's folder: its time, its profile and four characters."""
 
 
 # ------------------------------------------------------------------------------------------------------------- a list
 
 
 def print_listing(listing: Listing) -> None:
-    """A row a run; a trial has its sweep in its name."""
-    titles = ("run", "when", "state", "model", "profile", "mode", "steps", "held-out loss")
-    _print_table(titles, [_row(run) for run in listing.runs], folded=False)
+    """A row a run; with trials among them a column of sweeps. Both names are as short as they may be typed."""
+    in_sweeps = any(run.sweep for run in listing.runs)
+    sweep = ("sweep",) if in_sweeps else ()
+    titles = ("run", *sweep, "when", "state", "model", "profile", "mode", "steps", "held-out loss")
+    _print_table(titles, [_row(run, in_sweeps=in_sweeps) for run in listing.runs], folded=False)
     if not listing.runs:
         _print_lines(["there are no such runs"])
     _print_lines([f"left out: {text}" for text in listing.unreadable])
 
 
-def _row(run: Run) -> tuple[str, ...]:
+def _row(run: Run, *, in_sweeps: bool) -> tuple[str, ...]:
+    given = GIVEN_NAME.match(run.name) if run.sweep else None
     return (
-        run.name,
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began)),
+        run.name[given.start(1) :] if given else run.name,
+        *((_sweep_words(run),) if in_sweeps else ()),
+        _when(run.began),
         run.state,
         *(_words(run.settings.get(key)) for key in ("model.name", "profile.name", "mode.name")),
         _steps(run),
@@ -49,9 +56,21 @@ def _row(run: Run) -> tuple[str, ...]:
     )
 
 
+def _sweep_words(run: Run) -> str:
+    folder = run.run_dir.parent.name
+    given = GIVEN_NAME.fullmatch(folder)
+    return "" if run.sweep is None else given[2] if given else folder
+
+
+def _when(began: float) -> str:
+    """Without a year that is this one."""
+    then, now = time.localtime(began), time.localtime()
+    return time.strftime("%m-%d %H:%M" if then.tm_year == now.tm_year else "%Y-%m-%d %H:%M", then)
+
+
 def _steps(run: Run) -> str:
     cut_short = run.planned_steps is not None and run.outcome.steps < run.planned_steps
-    return f"{run.outcome.steps} of {run.planned_steps}" if cut_short else str(run.outcome.steps or "")
+    return f"{run.outcome.steps}/{run.planned_steps}" if cut_short else str(run.outcome.steps or "")
 
 
 def _heldout(run: Run) -> str:
