@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +105,19 @@ def unfinished_run(fingerprint: str, run_dir: Path, lock: int, *, say: Callable[
 
 
 def done_before(run_dir: Path, fingerprint: str) -> Outcome | None:
-    """How the same run ended here, where it needs no more training: with its weights, or because a sweep gave it up."""
+    """How the same run ended here, where it needs no more training: with its weights, or because a sweep gave it up.
+    One whose runner was killed between the weights and the end has them too."""
     if _fingerprint(run_dir) != fingerprint:
         return None
     events = read_journal(run_dir)
-    status = outcome.status_of(events)
+    status = outcome.status_of(events) or ("finished" if _saved_weights(run_dir, events) else None)
     return outcome.outcome_from(events, status, None) if status in ("finished", "pruned") else None
+
+
+def _saved_weights(run_dir: Path, events: Sequence[Event]) -> bool:
+    """By its newest start, and they are there still."""
+    last = next((event for event in reversed(events) if event.kind in ("run", "weights")), None)
+    return last is not None and last.kind == "weights" and (run_dir / str(last.data.get("path"))).exists()
 
 
 def set_aside(run_dir: Path) -> Path | None:

@@ -25,8 +25,8 @@ from pipeline import explanation, wording
 from pipeline.display import Display, open_display
 from pipeline.errors import Cause, InvalidSettings, RunError
 from pipeline.files import write_text
-from pipeline.journal import Journal
-from pipeline.outcome import has_outcome, recorded, write_outcome
+from pipeline.journal import Journal, read_journal
+from pipeline.outcome import has_outcome, recorded, status_of, write_outcome
 from pipeline.records import Ending, Event, Facts, Job, Kind, Origin, Outcome, Plan
 from pipeline.resume import Claim, claimed, done_before, locked
 from pipeline.settings import Resume, Settings, Until, plain
@@ -97,6 +97,7 @@ def run(
         done = done_before(run_dir, plan.fingerprint) if once else None
         if done is not None:
             notes.say(f"{wording.short_path(run_dir)} is there already: {done.status}")
+            _complete(run_dir, done, notes)
             return Ending(done, None)
         with claimed(plan.fingerprint, run_dir, _resume(settings), say=notes.say) as claim:
             plan = _as_it_began(plan, claim, settings, validated, notes)
@@ -107,6 +108,20 @@ def _preflight(plan: Plan) -> list[str]:
     from pipeline.preflight import preflight_lines
 
     return preflight_lines(plan)
+
+
+def _complete(run_dir: Path, done: Outcome, notes: Notes) -> None:
+    """What a process left open that was killed after its training: the journal, the outcome, the run in MLflow."""
+    from pipeline.tracking.repair import repair_runs
+
+    with locked(run_dir, say=notes.say):
+        if status_of(read_journal(run_dir)) is None:
+            journal = Journal(run_dir)
+            journal.write("end", **asdict(done))
+            journal.close()
+        if not has_outcome(run_dir):
+            write_outcome(run_dir, done)
+    repair_runs([run_dir], say=notes.say, store_dirs=())
 
 
 def _until(settings: Settings, origins: Sequence[Origin]) -> Until:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pipeline.errors import InvalidSettings, Problem
+from pipeline.errors import InvalidSettings, Problem, SweepFailed
 from pipeline.settings import PROJECT, Resume
+from pipeline.sweep.results import failed_text
 
 PROGRAMS = ("sbatch", "srun", "squeue", "sinfo")
 ENDED = {
@@ -55,6 +56,17 @@ class Sweep(Callback):
         _say(_warnings(config))
         name = config.hydra.launcher.name
         _say([f"the trials are Slurm's jobs {name}. Ctrl-C ends the waiting only; the jobs end by: scancel -n {name}"])
+
+
+def raise_failures(returns: Sequence[JobReturn], first: int) -> None:
+    """Raises SweepFailed with every trial that failed; `first` is the number of the first."""
+    reasons = {
+        first + place: str(each._return_value)  # `return_value` raises it
+        for place, each in enumerate(returns)
+        if each.status is JobStatus.FAILED
+    }
+    if reasons:
+        raise SweepFailed(failed_text(len(returns), reasons))
 
 
 def problems_of(config: DictConfig) -> Iterator[Problem]:

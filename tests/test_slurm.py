@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 
 from pipeline import mistakes, signals, slurm
 from pipeline.composition import command_line
+from pipeline.errors import SweepFailed
 from pipeline.journal import read_journal
 from pipeline.records import Event
 from pipeline.settings import PROJECT
@@ -153,6 +157,48 @@ def test_job_that_ended_without_a_result_is_a_failed_trial(states: dict[str, str
     assert outcome == "success", "what submitit calls a job whose function returned"
     with pytest.raises(Exception, match="Slurm's job 7_0 ended without a result"):
         _ = result.return_value
+
+
+def test_every_trial_that_failed_is_told_with_its_reason() -> None:
+    """As Hydra's submitit launcher returns them, in the order of the trials."""
+    returns = [JobReturn(status=JobStatus.COMPLETED), failed("no memory left\n    try: a"), failed("was cancelled")]
+    with pytest.raises(SweepFailed) as told:
+        slurm.raise_failures([*returns, JobReturn(status=JobStatus.COMPLETED)], 3)
+    assert str(told.value).splitlines() == [
+        "2 of 4 trials have no weights:",
+        "  - trial 4: no memory left",
+        "    try: a",
+        "  - trial 5: was cancelled",
+    ]
+    slurm.raise_failures(returns[:1], 0)
+
+
+def failed(text: str) -> JobReturn:
+    return JobReturn(status=JobStatus.FAILED, _return_value=CompactHydraException(text))
+
+
+def test_launcher_of_the_option_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the extra's launcher, which may not be installed, one that returns what was given to it."""
+    from hydra_plugins.slurm import SlurmTrialsLauncher
+
+    class Jobs(types.SimpleNamespace):
+        def setup(self, **_: Any) -> None: ...
+
+        def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
+            assert (self.timeout_min, initial_job_idx) == (5, 0)
+            return job_overrides
+
+    package = "hydra_plugins.hydra_submitit_launcher"
+    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    module: Any = types.ModuleType(f"{package}.submitit_launcher")
+    module.SlurmLauncher = Jobs
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    launcher = SlurmTrialsLauncher(timeout_min=5)
+    launcher.setup(hydra_context=None, task_function=None, config=None)  # type: ignore[arg-type]
+    with pytest.raises(SweepFailed, match="1 of 1 trials"):
+        launcher.launch([failed("x")], 0)  # type: ignore[list-item]
+    option = yaml.safe_load((PROJECT / "conf/launch/slurm.yaml").read_text())
+    assert option["hydra"]["launcher"]["_target_"] == "hydra_plugins.slurm.SlurmTrialsLauncher"
 
 
 def test_job_that_is_put_back_into_the_queue_is_waited_for_again(waiting: Waiting, monkeypatch: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from pipeline.journal import read_journal
 from pipeline.settings import PROJECT
 from pipeline.sweep.results import Result, results_of
+from pipeline.tracking.store import Client, open_client, store_at
 from tests.given import picture
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,41 @@ def test_a_sweep_that_was_killed_goes_on_with_the_same_command(typed: Sequence[s
     assert starts(found[0]) == 1, "a finished trial is not run again"
     phases = [str(event.data.get("text")) for event in read_journal(found[1].run_dir) if event.kind == "phase"]
     assert any(text.startswith("going on from step") for text in phases), "a half-done one resumes"
+
+
+@pytest.mark.parametrize("told", ["weights", "end"])
+def test_a_trial_that_was_killed_after_its_training_is_not_trained_again_and_is_closed_in_mlflow(
+    told: str, typed: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm does with a job that it puts back into the queue while MLflow is being closed."""
+    monkeypatch.setenv("LORA_EASY_TRIAL", "1")
+    words = (*typed, "tracking=local", f"tracking.store_dir={tmp_path / 'store'}", "hydra.run.dir=0")
+    code, printed = finish(tmp_path, *words)
+    assert code == 0, printed
+    outcome = json.loads((tmp_path / "0" / "outcome.json").read_text())
+    client = _as_killed_after(told, tmp_path / "0", tmp_path / "store")
+    code, printed = finish(tmp_path, *words)
+    assert code == 0, printed
+    events = read_journal(tmp_path / "0")
+    assert [event.kind for event in events if event.kind in ("run", "weights", "end")] == ["run", "weights", "end"]
+    again = json.loads((tmp_path / "0" / "outcome.json").read_text())
+    assert (again["status"], again["weights"]) == ("finished", outcome["weights"])
+    assert client.get_run(outcome["mlflow_run_id"]).info.status == "FINISHED"
+
+
+def _as_killed_after(told: str, run_dir: Path, store: Path) -> Client:
+    """What a kill leaves that comes right after the journal has this event."""
+    journal = run_dir / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    (last,) = (index for index, line in enumerate(lines) if json.loads(line)["kind"] == told)
+    journal.write_text("".join(lines[: last + 1]))
+    (run_dir / "outcome.json").unlink()
+    state = json.loads((run_dir / "tracking.json").read_text())
+    state |= {"closed": False, "offset": min(state["offset"], journal.stat().st_size)}
+    (run_dir / "tracking.json").write_text(json.dumps(state))
+    client = open_client(store_at(None, store))
+    client.update_run(state["run_id"], status="RUNNING")
+    return client
 
 
 def _kill(result: Result) -> None:

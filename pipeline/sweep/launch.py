@@ -19,7 +19,7 @@ from pipeline.sweep.board import open_board
 from pipeline.sweep.engine import Engine
 from pipeline.sweep.place import Place, claimed, fingerprint_of
 from pipeline.sweep.process import Fresh, Starter, Warm
-from pipeline.sweep.results import SWEEP_FILE, Result, results_of, shared_overrides
+from pipeline.sweep.results import SWEEP_FILE, failed_text, results_of, shared_overrides
 from pipeline.sweep.sameness import changed_since
 from pipeline.sweep.slots import slots_of
 from pipeline.sweep.summary import print_summary, summarize
@@ -169,12 +169,5 @@ def _run(asked: Asked, place: Place, source: Source) -> None:
     print_summary(summarize(place.dir, tracking=asked.tracked))
     if unfinished:
         again = "The same command runs these again, and keeps the others." if source.retries_failed else ""
-        raise SweepFailed(_failed_text(results, unfinished, again))
-
-
-def _failed_text(results: Sequence[Result], unfinished: Sequence[Result], again: str) -> str:
-    lines = [f"{len(unfinished)} of {len(results)} trials have no weights:"]
-    for each in unfinished:
-        reason = each.reason.splitlines() or [each.state]
-        lines += [f"  - trial {each.number}: {reason[0]}", *(f"    {line.strip()}" for line in reason[1:])]
-    return "\n".join([*lines, *([again] if again else [])])
+        reasons = {each.number: each.reason or each.state for each in unfinished}
+        raise SweepFailed(failed_text(len(results), reasons, again))

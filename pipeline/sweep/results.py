@@ -132,6 +132,15 @@ def state_of(events: Sequence[Event]) -> tuple[State, str]:
     return state, ""
 
 
+def failed_text(count: int, reasons: Mapping[int, str], again: str = "") -> str:
+    """What is told at the end of a sweep of so many trials: number -> why it has no weights."""
+    lines = [f"{len(reasons)} of {count} trials have no weights:"]
+    for number, reason in reasons.items():
+        first, *more = reason.splitlines() or [""]
+        lines += [f"  - trial {number}: {first}", *(f"    {line.strip()}" for line in more)]
+    return "\n".join([*lines, *([again] if again else [])])
+
+
 def _headline(message: str) -> str:
     """Of several problems the first."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
