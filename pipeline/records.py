@@ -80,6 +80,14 @@ class Machine:
     """Of the smallest device, free or not; 0 for a CPU, and where a device does not tell."""
     host_memory_bytes: int = 0
     """Available, of the computer itself; 0 where that is not known."""
+    memory_is_share: bool = False
+    """`memory_bytes` are this trial's part of what is free: others of its sweep run beside it."""
+
+    @property
+    def free_words(self) -> str:
+        """`7.5 GiB free`."""
+        own = " for this one of several trials at once" if self.memory_is_share else ""
+        return f"{self.memory_bytes / 2**30:.1f} GiB free{own}"
 
     @property
     def torch_device(self) -> str:

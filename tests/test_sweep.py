@@ -161,6 +161,9 @@ def test_two_trials_at_once_end_with_the_weights_of_one_after_the_other(typed: S
     words = (*typed, "-m", "seed=0,1", "sample.every_steps=0")
     assert finish(tmp_path / "both", *words, "hydra.launcher.at_once=2")[0] == 0
     assert [each.state for each in trials(tmp_path / "both")] == ["finished", "finished"]
+    plans = [json.loads((each.run_dir / "plan.json").read_text()) for each in trials(tmp_path / "both")]
+    reasons = [next(each["reason"] for each in plan["choices"] if each["key"] == "memory.peak") for plan in plans]
+    assert all(each.endswith("GiB free for this one of several trials at once") for each in reasons)
 
 
 def test_a_trial_repeats_as_a_single_run_with_the_same_bytes(typed: Sequence[str], tmp_path: Path) -> None:

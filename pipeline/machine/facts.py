@@ -36,20 +36,24 @@ class MachineFacts:
     cpu_cores: int = 1
     """Cores that may be used."""
     memory_bytes: int = 0
-    """Available, of the machine."""
+    """Available, of the machine; of a trial beside others its share at the most."""
     others: Mapping[str, Answer] = field(default_factory=dict)
     """Of the interpreters that other backends train with, by the backend's name."""
+    memory_is_share: bool = False
+    """Others use the rest at the same time."""
 
 
 def facts_here(found: Found, answer: Answer | None, *, no_answer: str = "") -> MachineFacts:
     """Of this machine."""
+    available, share = host.available_memory_bytes(), host.memory_share_bytes()
     return MachineFacts(
         found=found,
         answer=answer,
         no_answer=no_answer,
         cpu_name=host.cpu_name(),
         cpu_cores=host.cpu_cores(),
-        memory_bytes=host.available_memory_bytes(),
+        memory_bytes=min(available, share or available),
+        memory_is_share=0 < share < available,
     )
 
 
@@ -78,6 +82,7 @@ def _machine(facts: MachineFacts, verdict: Verdict, *, torch_version: str) -> Ma
         warnings=verdict.warnings,
         total_memory_bytes=min((device.total_bytes for device in devices), default=0),
         host_memory_bytes=facts.memory_bytes,
+        memory_is_share=facts.memory_is_share and not devices,
     )
 
 

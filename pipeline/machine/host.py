@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 
 ROOT = Path("/")
+SHARE_VARIABLE = "LORA_EASY_MEMORY_SHARE"
+"""Set in the environment of trials that run beside others on a CPU: bytes that each may count on."""
 
 
 def cpu_name(root: Path = ROOT) -> str:
@@ -31,6 +33,11 @@ def cpu_cores(root: Path = ROOT) -> int:
 def available_memory_bytes(root: Path = ROOT) -> int:
     """What can be allocated without swapping: of the machine, or of the tightest control group."""
     return max(0, min([psutil.virtual_memory().available, *_memory_left(root)]))
+
+
+def memory_share_bytes() -> int:
+    """What a sweep lets this trial count on; 0 where it has the machine to itself."""
+    return _number(os.environ.get(SHARE_VARIABLE, ""))
 
 
 def memory_limit_bytes(root: Path = ROOT) -> int:

@@ -29,8 +29,7 @@ def memory_choice(found: MemoryEstimate, machine: Machine) -> Choice:
     """The estimate in a line."""
     largest = found.largest
     reason = (
-        f"about, at {found.peak.name} (largest: {largest.name} {largest.bytes / GIB:.1f} GiB), "
-        f"of {machine.memory_bytes / GIB:.1f} GiB free"
+        f"about, at {found.peak.name} (largest: {largest.name} {largest.bytes / GIB:.1f} GiB), of {machine.free_words}"
     )
     return Choice("memory.peak", range_words(found), reason)
 

@@ -272,7 +272,7 @@ def _batch_choice(asked: Settings, chosen: Settings) -> Iterator[Choice]:
 
 def _why(tried: Sequence[Tried], machine: Machine, phases: str) -> str:
     """What the profile needs that was taken, and what those before it would."""
-    last, free = tried[-1], f"{machine.memory_bytes / GIB:.1f} GiB free"
+    last, free = tried[-1], machine.free_words
     least = "" if last.bytes <= machine.memory_bytes else "the least there is, "
     told = f"{least}{phases}up to {last.bytes / GIB:.1f} GiB by the estimate, of {free}"
     most = {each.settings.memory.name: each.bytes for each in tried}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.detect import LOOKS
 from pipeline.errors import InvalidSettings, Problem, Stopped, SweepFailed
 from pipeline.machine.probe import probe_machine
 from pipeline.overrides import AS_ONE, split, sweeps
@@ -21,11 +22,13 @@ from pipeline.sweep.place import Place, claimed, fingerprint_of
 from pipeline.sweep.process import Fresh, Starter, Warm
 from pipeline.sweep.results import SWEEP_FILE, failed_text, results_of, shared_overrides
 from pipeline.sweep.sameness import changed_since
-from pipeline.sweep.slots import slots_of
+from pipeline.sweep.slots import slots_for
 from pipeline.sweep.summary import print_summary, summarize
 from pipeline.sweep.trials import Listed, Source, typed
 from pipeline.tracking.repair import repair_runs
 
+CHOOSE_BACKEND = ("backend", "experiment")
+"""Beginnings of overrides that decide which trainer a trial has, and where it is."""
 KEPT = ("hydra.searchpath",)
 """Of Hydra's own overrides those that decide what a trial is composed of."""
 
@@ -38,9 +41,6 @@ class Asked:
     command: str
     flags: Sequence[str]
     kept: Sequence[str]
-    machine: Machine
-    warm: bool
-    """Trials may be forks of one process."""
     at_once: int | None
     resume: bool
     tracked: bool
@@ -56,7 +56,7 @@ def launch_grid(
     asked = _asked(config, at_once)
     listed = [_in_numbers(filter_overrides(each), loader, config) for each in overrides]
     with claimed(asked.dir, fingerprint_of([asked.flags, listed]), may_go_on=asked.resume) as place:
-        _run(asked, place, _grid(listed, first, prune=prune))
+        _run(asked, place, _grid(listed, first, prune=prune), _machines(loader, config, listed))
 
 
 def _in_numbers(overrides: Sequence[str], loader: Any, config: Any) -> list[str]:
@@ -104,7 +104,7 @@ def launch_search(config: Any, loader: Any, arguments: Sequence[str], search: Se
         study = open_study(place.dir, method=search.method, seed=search.seed, startup_trials=search.startup_trials)
         source = Search(study, axes, shared, search.trials)
         loader.load_sweep_config(config, source.example())
-        _run(asked, place, source)
+        _run(asked, place, source, _machines(loader, config, source.examples()))
 
 
 def _settings_of(loader: Any, config: Any, overrides: Sequence[str]) -> Settings:
@@ -129,7 +129,6 @@ class SearchSettings:
 
 def _asked(config: Any, at_once: int | None) -> Asked:
     flags, typed = split(sys.argv[1:])
-    machine, _ = probe_machine(PlatformName(config.hardware.name), seconds=config.hardware.probe_seconds)
     return Asked(
         dir=Path(config.hydra.sweep.dir).absolute(),
         command=shlex.join(["python", "run.py", *sys.argv[1:]]),
@@ -138,25 +137,44 @@ def _asked(config: Any, at_once: int | None) -> Asked:
             *(each for each in typed if each.lstrip("+").startswith(KEPT)),
             *(() if sweeps(sys.argv) else (AS_ONE,)),
         ],
-        machine=machine,
-        warm=machine.platform == "cpu" and config.backend.name == "native",
         at_once=at_once,
         resume=config.resume.name != "never",
         tracked=bool(config.tracking.enabled),
     )
 
 
-def _run(asked: Asked, place: Place, source: Source) -> None:
-    slots = slots_of(asked.machine, asked.at_once)
-    starter: Starter = (
-        Warm({each.name: each.value for each in asked.machine.variables})
-        if asked.warm and source.total > 1
-        else Fresh()
-    )
+def _machines(loader: Any, config: Any, trials: Sequence[Sequence[str]]) -> dict[str, Machine]:
+    """Backend -> what its trainer sees here, of all that these trials have. One with a mistake tells it itself."""
+    told = {tuple(each for each in trial if each.startswith(CHOOSE_BACKEND)): trial for trial in reversed(trials)}
+    machines: dict[str, Machine] = {}
+    for trial in told.values():
+        try:
+            settings = _settings_of(loader, config, trial)
+        except InvalidSettings:
+            continue
+        if settings.backend.name not in machines:
+            machines[settings.backend.name], *_ = LOOKS[settings.backend.name](settings)
+    own, _ = (None, ()) if machines else probe_machine(PlatformName.auto, seconds=config.hardware.probe_seconds)
+    return machines if own is None else {"native": own}
+
+
+def _starter(machines: Mapping[str, Machine], source: Source) -> Starter:
+    """Only our own trainer on a CPU can be a fork."""
+    machine = machines.get("native")
+    if len(machines) > 1 or machine is None or machine.platform != "cpu" or source.total < 2:
+        return Fresh()
+    return Warm({each.name: each.value for each in machine.variables})
+
+
+def _run(asked: Asked, place: Place, source: Source, machines: Mapping[str, Machine]) -> None:
+    slots, note = slots_for(machines, asked.at_once)
+    starter = _starter(machines, source)
     shared = shared_overrides(place.dir)
     place.note(asked.command, complete=False)
     with open_board(source.total, shared) as board:
         board.say(f"{'going on with' if place.goes_on else 'sweep'} {place.dir}: {source.total} trials")
+        if note:
+            board.say(note)
         stops = Engine(place, source, starter, board, asked.flags, asked.kept, shared).run(slots)
     results = results_of(place.dir)
     unfinished = [each for each in results if each.state not in ("finished", "pruned")]

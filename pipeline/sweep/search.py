@@ -124,6 +124,12 @@ class Search:
         values = {key: axis.to_external_repr(_lowest(axis)) for key, axis in self._axes.items()}
         return [*self._shared, *(f"{key}={typed(value)}" for key, value in values.items())]
 
+    def examples(self) -> list[list[str]]:
+        """The same, with every choice of each axis of choices in one of them."""
+        choices = [(key, axis.choices) for key, axis in self._axes.items() if isinstance(axis, CategoricalDistribution)]
+        others = [[*self.example(), f"{key}={typed(choice)}"] for key, each in choices for choice in each[1:]]
+        return [self.example(), *others]
+
     def next(self) -> Trial | None:
         """Those first that an earlier start asked for: finished ones are only looked at."""
         if self._again:

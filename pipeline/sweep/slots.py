@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import InvalidSettings, Problem
+from pipeline.machine.host import SHARE_VARIABLE
 from pipeline.records import Machine, Platform
 
 MASKS: Mapping[Platform, str] = {
@@ -28,6 +29,25 @@ class Slot:
     """Empty: all that this process may use."""
 
 
+def slots_for(machines: Mapping[str, Machine], at_once: int | None) -> tuple[list[Slot], str]:
+    """Of trials of these backends, by what the trainer of each sees; and what is worth telling. Where one sees other
+    devices than another there is one slot, all that there is: no part of the machine suits both. Raises
+    InvalidSettings for more at once than there can be."""
+    first, *others = machines.values()
+    if all((each.platform, each.device_names) == (first.platform, first.device_names) for each in others):
+        return slots_of(first, at_once), ""
+    seen = ", ".join(f"backend={name} trains on {_devices(machine)}" for name, machine in machines.items())
+    if at_once not in (None, 1):
+        fix = f"{AT_ONCE}=1, or a sweep for each backend"
+        raise InvalidSettings((Problem(AT_ONCE, at_once, f"1 where backends see other devices: {seen}", fix),))
+    return [Slot(0)], f"one trial at a time: {seen}"
+
+
+def _devices(machine: Machine) -> str:
+    count = len(machine.device_names)
+    return "the CPU" if machine.platform == "cpu" else f"{count} {machine.platform} card{'' if count == 1 else 's'}"
+
+
 def slots_of(machine: Machine, at_once: int | None) -> list[Slot]:
     """One a card, unless fewer are asked for; on a CPU one, unless more are. Raises InvalidSettings for more than there
     are: trials that share a card run out of its memory, and threads that fight for a core take many times as long."""
@@ -38,13 +58,17 @@ def slots_of(machine: Machine, at_once: int | None) -> list[Slot]:
         what = f"{there} {'core' if on_cpu else 'card'}{'' if there == 1 else 's'}"
         problem = Problem(AT_ONCE, count, f"from 1 to {there}: this machine has {what}", f"{AT_ONCE}={there}")
         raise InvalidSettings((problem,))
-    return [_with_cores(number, count) if on_cpu else _with_card(number, machine) for number in range(count)]
+    return [_with_cores(number, count, machine) if on_cpu else _with_card(number, machine) for number in range(count)]
 
 
-def _with_cores(number: int, count: int) -> Slot:
-    if count == 1 or not hasattr(os, "sched_getaffinity"):
+def _with_cores(number: int, count: int, machine: Machine) -> Slot:
+    """And with a share of the memory that is free before the first begins."""
+    if count == 1:
         return Slot(number)
-    return Slot(number, cores=tuple(sorted(os.sched_getaffinity(0))[number::count]))
+    env = {SHARE_VARIABLE: str(machine.memory_bytes // count)}
+    if not hasattr(os, "sched_getaffinity"):
+        return Slot(number, env)
+    return Slot(number, env, tuple(sorted(os.sched_getaffinity(0))[number::count]))
 
 
 def _with_card(number: int, machine: Machine) -> Slot:
