@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,9 +49,19 @@ class Swept:
     def client(self) -> Client:
         return self.place.client
 
-    def add(self, number: int, lr: str, *, loss: float | None = None, ends: Status = "finished", **more: Any) -> str:
+    def add(
+        self,
+        number: int,
+        lr: str,
+        *,
+        loss: float | None = None,
+        ends: Status = "finished",
+        rank: str | None = None,
+        **more: Any,
+    ) -> str:
         """The id of the trial's MLflow run."""
-        run_dir = add_trial(self.dir, number, {"optimizer.lr": lr}, loss=loss, ends=ends, **more)
+        varied = {"optimizer.lr": lr} | ({} if rank is None else {"network.rank": rank})
+        run_dir = add_trial(self.dir, number, varied, loss=loss, ends=ends, **more)
         plan = plan_for(self.place, f"optimizer.lr={lr}")
         plan = replace(plan, rate=comparable_rate(plan.settings))
         job = replace(job_for(self.place), run_dir=run_dir)
@@ -144,6 +156,21 @@ def test_the_files_of_the_report_are_at_the_root_of_the_summary(told: Told) -> N
     swept, summary, _ = told
     files = {file.path for file in swept.client.list_artifacts(swept.summaries()[0].info.run_id)}
     assert files == {"ranking.json", "grid.png", "curves.png", "report.html"} == {f.name for f in summary.report.files}
+
+
+def test_a_picture_that_can_not_be_drawn_any_more_goes_and_the_note_says_why(swept: Swept) -> None:
+    for number, (lr, rank) in enumerate(itertools.product(("0.1", "0.01"), ("8", "16"))):
+        swept.add(number, lr, loss=0.1 + number / 50, rank=rank)
+    summarize(swept.dir)
+    (run,) = swept.summaries()
+    assert "importance.png" in {each.path for each in swept.client.list_artifacts(run.info.run_id)}
+    shutil.rmtree(swept.dir / "3")
+    summarize(swept.dir)
+    assert {each.path for each in swept.client.list_artifacts(run.info.run_id)} == {
+        *("curves.png", "grid.png", "ranking.json", "report.html"),
+    }
+    (run,) = swept.summaries()
+    assert "No importance.png: 3 of at least 4 trials have finished." in run.data.tags["mlflow.note.content"]
 
 
 def test_the_note_ranks_the_trials(told: Told) -> None:

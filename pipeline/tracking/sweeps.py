@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from pipeline.records import Outcome
 from pipeline.sweep.names import MAX_NAME_LENGTH, titles, value_words
 from pipeline.sweep.page import FIGURE_TITLES, counts_words, figures_of
 from pipeline.sweep.pictures import trial_words
-from pipeline.sweep.report import Report
+from pipeline.sweep.report import DRAWN, Report
 from pipeline.sweep.results import Result
 from pipeline.tracking import store
 from pipeline.tracking.artifacts import masked_copy
@@ -111,7 +112,7 @@ def track_sweep(report: Report) -> Links | None:
     for trial in trials:
         if trial.run.data.tags.get(KIND_TAG) != "trial":  # of a trial that began before there was the tag
             target.client.set_tag(trial.run.info.run_id, KIND_TAG, "trial", synchronous=True)
-    summary_id = _write_summary(target, report, trials)
+    summary_id = _write_summary(target, report, trials, warnings)
     run_ids = [trial.run.info.run_id for trial in trials]
     return Links(
         summary=store.page_url(home, target.experiment_id, summary_id),
@@ -183,7 +184,7 @@ def _trials_in(target: Target, tracked: Sequence[tuple[Result, State]]) -> list[
 # --------------------------------------------------------------------------------------------------------- the summary
 
 
-def _write_summary(target: Target, report: Report, trials: Sequence[Trial]) -> str:
+def _write_summary(target: Target, report: Report, trials: Sequence[Trial], warnings: list[str]) -> str:
     """The id of its run."""
     client = target.client
     run_id = _summary_of(target, trials) or _create_summary(target, report, trials)
@@ -193,10 +194,27 @@ def _write_summary(target: Target, report: Report, trials: Sequence[Trial]) -> s
     with tempfile.TemporaryDirectory(prefix="mlflow-") as scratch:
         for file in report.files:
             client.log_artifact(run_id, str(masked_copy(file, Path(scratch), target.mask)))
+    _forget_pictures(target, run_id, report, warnings)
     ends = [trial.run.info.end_time for trial in trials if trial.run.info.end_time]
     status = "FINISHED" if report.best is not None else "FAILED"
     client.set_terminated(run_id, status, max(ends, default=int(time.time() * 1000)))
     return run_id
+
+
+def _forget_pictures(target: Target, run_id: str, report: Report, warnings: list[str]) -> None:
+    """Of an earlier report, that can't be drawn any more."""
+    kept = {file.name for file in report.files}
+    there = {each.path for each in target.client.list_artifacts(run_id)}
+    for name in sorted(there.intersection(DRAWN) - kept):
+        _attempt(partial(_delete, target, run_id, name), f"an older {name} was not taken away", warnings)
+
+
+def _delete(target: Target, run_id: str, name: str) -> None:
+    """The client has no way to."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    uri = target.client.get_run(run_id).info.artifact_uri
+    get_artifact_repository(uri, tracking_uri=target.store.uri).delete_artifacts(name)
 
 
 def _summary_of(target: Target, trials: Sequence[Trial]) -> str | None:
@@ -257,6 +275,7 @@ def note_of(report: Report, links: Mapping[str, str]) -> str:
     told = [_best_words(report), "", f"{counts_words(report.results)}. {_markdown_links(links)}", "", *_table(report)]
     if len(report.results) > MAX_NOTE_ROWS:
         told += ["", f"{len(report.results) - MAX_NOTE_ROWS} more in `report.html`."]
+    told += [line for reason in report.left_out for line in ("", f"{reason[0].upper()}{reason[1:]}.")]
     if report.best is not None and report.best.command:
         told += ["", "The best again:", "", f"    {' '.join(report.best.command.split())}"]
     return "\n".join(told) + "\n"
