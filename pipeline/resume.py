@@ -7,7 +7,6 @@ its trainer, however they die.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -17,14 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import outcome
+from pipeline import locks, outcome
 from pipeline.errors import RunError
 from pipeline.journal import FILE_NAME as JOURNAL
 from pipeline.journal import read_journal
 from pipeline.records import Event, Outcome
 from pipeline.settings import Resume
 
-LOCK_NAME = "run.lock"
 ORPHAN_SECONDS = 60.0
 """How long a trainer whose runner was killed may take to see it and to end."""
 
@@ -181,26 +179,18 @@ def _last_run_event(run_dir: Path) -> Event | None:
 def _take_lock(run_dir: Path, say: Callable[[str], None]) -> int | None:
     """None when another process holds it. An orphaned trainer is waited for: it ends by itself."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    if _lock_now(lock):
+    lock = os.open(run_dir / locks.RUN_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    if locks.take(lock):
         return lock
     if _is_orphan(run_dir):
         say(f"waiting for the trainer in {run_dir} to end: its runner was killed")
         deadline = time.monotonic() + ORPHAN_SECONDS
         while time.monotonic() < deadline:
             time.sleep(0.2)
-            if _lock_now(lock):
+            if locks.take(lock):
                 return lock
     os.close(lock)
     return None
-
-
-def _lock_now(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_orphan(run_dir: Path) -> bool:

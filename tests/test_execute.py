@@ -16,9 +16,10 @@ import pytest
 from pipeline.errors import Cause, Stopped, TrainingFailed
 from pipeline.execute import LOG_NAME, execute
 from pipeline.journal import Journal, read_journal
+from pipeline.locks import RUN_LOCK
 from pipeline.outcome import outcome_from
 from pipeline.records import Ending, Event, Job
-from pipeline.resume import LOCK_NAME, locked
+from pipeline.resume import locked
 from pipeline.settings import PROJECT
 
 PRELUDE = """
@@ -274,7 +275,7 @@ def test_an_orphaned_trainer_keeps_the_lock(tmp_path: Path) -> None:
 
 
 def is_free(run_dir: Path) -> bool:
-    code = f"import fcntl; fcntl.flock(open({str(run_dir / LOCK_NAME)!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    code = f"import fcntl; fcntl.flock(open({str(run_dir / RUN_LOCK)!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 

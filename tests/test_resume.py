@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.errors import RunError
 from pipeline.journal import Journal
+from pipeline.locks import RUN_LOCK
 from pipeline.outcome import outcome_from, write_outcome
-from pipeline.resume import LOCK_NAME, claimed, last_step, set_aside
+from pipeline.resume import claimed, last_step, set_aside
 from pipeline.settings import Resume
 
 
@@ -47,7 +48,7 @@ def claim(run_dir: Path, resume: Resume = Resume.auto, fingerprint: str = "same"
 def held_by_another(run_dir: Path) -> Iterator[int]:
     """A process that holds the run's lock; its id."""
     code = (
-        f"import fcntl, sys; file = open({str(run_dir / LOCK_NAME)!r}, 'a');"
+        f"import fcntl, sys; file = open({str(run_dir / RUN_LOCK)!r}, 'a');"
         "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -132,7 +133,7 @@ def test_orphaned_trainer_is_waited_for(new: Path, capsys: pytest.CaptureFixture
     gone.wait()
     killed = started(older(new), pid=gone.pid)
     script = (
-        f"import fcntl, time; file = open({str(killed / LOCK_NAME)!r}, 'a');"
+        f"import fcntl, time; file = open({str(killed / RUN_LOCK)!r}, 'a');"
         "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(1)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as orphan:
@@ -147,7 +148,7 @@ def test_orphaned_trainer_is_waited_for(new: Path, capsys: pytest.CaptureFixture
 def test_lock_of_the_directory_that_is_gone_on_with_is_held(new: Path) -> None:
     killed = started(older(new))
     with claimed("same", new, Resume.auto, say=print):
-        check = f"import fcntl; fcntl.flock(open({str(killed / LOCK_NAME)!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        check = f"import fcntl; fcntl.flock(open({str(killed / RUN_LOCK)!r}, 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         assert subprocess.run([sys.executable, "-c", check], stderr=subprocess.DEVNULL, check=False).returncode == 1
 
 

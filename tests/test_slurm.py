@@ -5,6 +5,7 @@ The last needs `eval $(tests/slurm/cluster.sh start)` and the extra `slurm`:  py
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pickle
@@ -337,8 +338,10 @@ def job_of(folder: Path, trial: int) -> str:
 
 
 def time_is_up(folder: Path, trial: int) -> None:
-    """What Slurm sends before the end of a job's time."""
-    subprocess.run(["scancel", "--signal=USR2", job_of(folder, trial)])  # complains: the job is in the queue again
+    """What Slurm sends before the end of a job's time. The job is in the queue again then, and scancel tries anew for
+    most of a minute: what it sent at last would reach the job's next start."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(["scancel", "--signal=USR2", job_of(folder, trial)], timeout=3)
 
 
 def put_back(folder: Path, trial: int) -> None:

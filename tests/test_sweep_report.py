@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.__main__ import main
 from pipeline.errors import UnreadableFile
+from pipeline.locks import RUN_LOCK, locked
 from pipeline.sample_grid import CELL_PX
 from pipeline.sweep import importance, pictures
 from pipeline.sweep.importance import shares_of
@@ -22,8 +23,6 @@ from pipeline.sweep.pictures import grid_of
 from pipeline.sweep.report import Report, write_report
 from pipeline.sweep.results import axes_of, ranked, results_of, varied_in, varied_of
 from pipeline.sweep.summary import find_sweep, summarize
-from pipeline.tracking.locks import locked
-from pipeline.tracking.repair import RUN_LOCK
 from tests.sweep_folders import COLOURS, add_trial, begin_trial, new_sweep
 
 HOSTILE = "</pre><script>alert(\"x\")</script><img src=http://evil.example/x.png> & '$name'"

@@ -25,6 +25,7 @@ from pipeline import log as log_stage
 from pipeline.checks.rates import comparable_rate
 from pipeline.errors import Stopped, TrackingError
 from pipeline.journal import Journal
+from pipeline.locks import RUN_LOCK, lock_if_free
 from pipeline.log import MlflowRecord, log
 from pipeline.memory.profiles import first_candidate
 from pipeline.outcome import write_outcome
@@ -33,10 +34,9 @@ from pipeline.settings import PROJECT, Settings, from_config, register
 from pipeline.tracking import store
 from pipeline.tracking.description import describe
 from pipeline.tracking.feed import Feed, Patience
-from pipeline.tracking.locks import lock_if_free
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.owner import this_owner
-from pipeline.tracking.repair import RUN_LOCK, list_runs, repair_runs
+from pipeline.tracking.repair import list_runs, repair_runs
 from pipeline.tracking.state import State, load_state, save_state
 from pipeline.tracking.store import Client, Store, open_client, store_at
 

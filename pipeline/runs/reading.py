@@ -12,13 +12,12 @@ import yaml
 
 from pipeline.errors import RunError
 from pipeline.journal import JournalReader, read_journal
+from pipeline.locks import RUN_LOCK, is_held
 from pipeline.outcome import FILE_NAME as OUTCOME
 from pipeline.outcome import last_text, number, outcome_from
 from pipeline.records import Event, Outcome, Status
-from pipeline.resume import LOCK_NAME
 from pipeline.settings import flatten
 from pipeline.sweep.results import SWEEP_FILE, state_of
-from pipeline.tracking.locks import is_held
 from pipeline.tracking.state import FILE_NAME as TRACKING
 
 State = Literal["rendered", "running", "finished", "failed", "killed", "pruned"]
@@ -80,7 +79,7 @@ def short_name(run_dir: Path) -> str:
 def read_run(run_dir: Path) -> Run:
     """Raises RunError where the directory's files can't be read."""
     run_dir = run_dir.absolute()
-    running = is_held(run_dir / LOCK_NAME)
+    running = is_held(run_dir / RUN_LOCK)
     told = None if running else _told_outcome(run_dir)
     finished = told is not None and told.status == "finished"
     start = _first_start(run_dir)

@@ -18,8 +18,8 @@ from typing import Any
 
 from pipeline.errors import RunError
 from pipeline.files import write_text
+from pipeline.locks import is_held, lock_if_free
 from pipeline.sweep.results import SWEEP_FILE
-from pipeline.tracking.locks import is_held, lock_if_free
 
 FILE_NAME = "sweep.json"
 LOCK_NAME = "sweep.lock"

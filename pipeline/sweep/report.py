@@ -16,12 +16,11 @@ from pathlib import Path
 
 from pipeline.errors import UnreadableFile
 from pipeline.files import write_text
+from pipeline.locks import RUN_LOCK, lock_if_free
 from pipeline.sweep.importance import importance_of
 from pipeline.sweep.page import page
 from pipeline.sweep.pictures import Picture, curves_of, grid_of
 from pipeline.sweep.results import Result, axes_of, ranked, results_of, sweep_name
-from pipeline.tracking.locks import lock_if_free
-from pipeline.tracking.repair import RUN_LOCK
 
 RANKING = "ranking.json"
 GRID = "grid.png"

@@ -14,19 +14,17 @@ from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.journal import FILE_NAME as JOURNAL
+from pipeline.locks import RUN_LOCK, lock_if_free
 from pipeline.settings import PROJECT
 from pipeline.tracking import store
 from pipeline.tracking.ending import close_of_dead_run
 from pipeline.tracking.feed import HEARTBEAT_TAG, OWNER_TAG, Feed
-from pipeline.tracking.locks import lock_if_free
 from pipeline.tracking.masking import Masker, without_credentials
 from pipeline.tracking.owner import is_alive
 from pipeline.tracking.state import FILE_NAME as STATE
 from pipeline.tracking.state import State, load_state
 from pipeline.tracking.store import Client, Store, store_at
 
-RUN_LOCK = "run.lock"
-"""Held by the runner as long as it is at work in a run directory."""
 SILENT_SECONDS = 600.0
 """After so long without a word a run of another host counts as dead: its process can't be asked from here."""
 _DEAD = "the process that ran it is gone"

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import TrackingError
+from pipeline.locks import locked
 from pipeline.settings import PROJECT, Tracking
-from pipeline.tracking.locks import locked
 from pipeline.tracking.masking import STORE_VARIABLE, without_credentials
 
 Client: TypeAlias = Any
