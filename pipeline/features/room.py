@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import MADE_NAME, PINS_NAME, SUFFIX, checksum, places_of, raw_bytes
 from pipeline.features.space import FOLDER
-from pipeline.tracking.locks import lock_if_free
+from pipeline.locks import lock_if_free
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pipeline.checkpoint.header import read_header
 from pipeline.errors import UnreadableFile
 from pipeline.features.space import Space
 from pipeline.files import write_bytes, write_text
-from pipeline.tracking.locks import lock_if_free
+from pipeline.locks import lock_if_free
 
 if TYPE_CHECKING:
     from torch import Tensor
