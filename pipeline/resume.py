@@ -167,11 +167,12 @@ def _earlier_runs(run_dir: Path) -> Iterator[Path]:
 
 def _fingerprint(run_dir: Path) -> str | None:
     """Of the newest start; None where there is no journal."""
-    run = _last_run_event(run_dir)
+    run = last_start(run_dir)
     return None if run is None else str(run.data.get("fingerprint"))
 
 
-def _last_run_event(run_dir: Path) -> Event | None:
+def last_start(run_dir: Path) -> Event | None:
+    """The newest `run` event of the journal."""
     runs = [event for event in read_journal(run_dir) if event.kind == "run"]
     return runs[-1] if runs else None
 
@@ -195,7 +196,7 @@ def _take_lock(run_dir: Path, say: Callable[[str], None]) -> int | None:
 
 def _is_orphan(run_dir: Path) -> bool:
     """Whether the runner that wrote the journal is gone, as far as this host can tell."""
-    run = _last_run_event(run_dir)
+    run = last_start(run_dir)
     if run is None or run.data.get("host") != socket.gethostname():
         return False
     try:

@@ -96,6 +96,52 @@ def test_a_sweep_that_was_killed_goes_on_with_the_same_command(typed: Sequence[s
     assert any(text.startswith("going on from step") for text in phases), "a half-done one resumes"
 
 
+def test_a_trial_that_outlives_its_sweep_is_waited_for(typed: Sequence[str], tmp_path: Path) -> None:
+    """Its run is its own still: nothing is written into its journal, and it is not begun beside itself."""
+    words = (*typed, "-m", "seed=0,1")
+    runner = outliving(tmp_path, words)
+    os.kill(runner, signal.SIGSTOP)  # it is at work for as long as this test wants
+    process, printed = waiting(tmp_path, words)
+    os.kill(runner, signal.SIGCONT)
+    printed += process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+    assert [(each.state, starts(each)) for each in trials(tmp_path)] == [("finished", 1), ("finished", 1)]
+    kinds = [event.kind for event in read_journal(trials(tmp_path)[0].run_dir)]
+    assert kinds.count("end") == 1 and "failure" not in kinds
+
+
+def test_ctrl_c_stops_a_trial_that_outlived_its_sweep(typed: Sequence[str], tmp_path: Path) -> None:
+    words = (*typed, "-m", "seed=0,1", "train.max_steps=2000")
+    outliving(tmp_path, words)
+    process, printed = waiting(tmp_path, words)
+    process.send_signal(signal.SIGINT)
+    printed += process.communicate(timeout=300)[0]
+    assert process.returncode == 130, printed
+    (first,) = trials(tmp_path)
+    assert (first.state, starts(first)) == ("killed", 1)
+
+
+def outliving(cwd: Path, words: Sequence[str]) -> int:
+    """The process of trial 0, whose sweep is killed."""
+    process = start(cwd, *words)
+    wait_for("step", cwd, trial=0, steps=1)
+    process.kill()
+    process.wait()
+    (first,) = trials(cwd)
+    return next(int(str(event.data["pid"])) for event in read_journal(first.run_dir) if event.kind == "run")
+
+
+def waiting(cwd: Path, words: Sequence[str]) -> tuple[subprocess.Popen[str], str]:
+    """The same command, which waits for trial 0, and what it has printed."""
+    process, printed = start(cwd, *words), ""
+    assert process.stdout is not None
+    while "trial 0 is at work still, since an earlier start of this sweep: waiting for it" not in printed:
+        line = process.stdout.readline()
+        assert line, printed
+        printed += line
+    return process, printed
+
+
 @pytest.mark.parametrize("told", ["weights", "end"])
 def test_a_trial_that_was_killed_after_its_training_is_not_trained_again_and_is_closed_in_mlflow(
     told: str, typed: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

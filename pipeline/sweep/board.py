@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.sweep.engine import Board, Running
+from pipeline.sweep.names import labels
 from pipeline.sweep.results import Result, varied_of
 from pipeline.sweep.trials import Trial
 from pipeline.wording import duration
@@ -87,7 +88,7 @@ class Moving:
         self._rows: dict[int, Row] = {}
 
     def began(self, running: Running) -> None:
-        self._rows[running.trial.number] = Row(words(running.trial, self._shared))
+        self._rows[running.trial.number] = Row(short_words(running.trial, self._shared))
 
     def moved(self, running: Running) -> None:
         row = self._rows[running.trial.number]
@@ -96,7 +97,7 @@ class Moving:
         row.loss = f"{running.curve[-1][1]:.4f}" if running.curve else ""
 
     def ended(self, trial: Trial, result: Result) -> None:
-        self._rows[trial.number] = _row(result, words(trial, self._shared))
+        self._rows[trial.number] = _row(result, short_words(trial, self._shared))
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False)
@@ -122,6 +123,11 @@ class Moving:
 def words(trial: Trial, shared: list[str]) -> str:
     """What it was told and others were not."""
     return " ".join(f"{key}={value}" for key, value in varied_of(trial.overrides, shared).items())
+
+
+def short_words(trial: Trial, shared: list[str]) -> str:
+    """The same, for a column."""
+    return ", ".join(labels(varied_of(trial.overrides, shared)))
 
 
 def _row(result: Result, varied: str) -> Row:

@@ -19,11 +19,12 @@ from pipeline.errors import Cause
 from pipeline.files import write_text
 from pipeline.journal import FILE_NAME as JOURNAL
 from pipeline.journal import Journal, JournalReader
+from pipeline.locks import RUN_LOCK, is_held
 from pipeline.outcome import heldout_curve, number
 from pipeline.records import Event
 from pipeline.signals import stop_requests
 from pipeline.sweep.place import Place
-from pipeline.sweep.process import Process, Starter, stop
+from pipeline.sweep.process import AfterAnother, Process, Starter, stop
 from pipeline.sweep.results import Result, result_of
 from pipeline.sweep.slots import Slot
 from pipeline.sweep.trials import Curve, Source, Trial
@@ -124,9 +125,19 @@ class Engine:
         log = run_dir / LOG_NAME
         offset = log.stat().st_size if log.exists() else 0
         command = shlex.join(["python", "run.py", *self.flags, *trial.overrides, *self.kept])
-        running = Running(trial, run_dir, self.starter.start(argv, slot, log), slot, command, offset)
+        process = self._process(trial, argv, slot, log)
+        running = Running(trial, run_dir, process, slot, command, offset)
+        if isinstance(process, AfterAnother):
+            running.began = process.began
         self.board.began(running)
         return running
+
+    def _process(self, trial: Trial, argv: Sequence[str], slot: Slot, log: Path) -> Process:
+        run_dir = log.parent
+        if not is_held(run_dir / RUN_LOCK):
+            return self.starter.start(argv, slot, log)
+        self.board.say(f"trial {trial.number} is at work still, since an earlier start of this sweep: waiting for it")
+        return AfterAnother(run_dir, lambda: self.starter.start(argv, slot, log))
 
     def _pass_on(self, running: Sequence[Running], stops: Sequence[int], passed_on: int) -> int:
         """The first request lets every trial save a checkpoint, the second ends them at once."""

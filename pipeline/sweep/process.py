@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import standby
+from pipeline.locks import RUN_LOCK, is_held
+from pipeline.resume import last_start
 from pipeline.settings import PROJECT
 from pipeline.sweep.slots import Slot
 
@@ -76,6 +80,33 @@ class Warm:
         return _Forked(process)
 
 
+class AfterAnother:
+    """Begins when the run is free: an earlier start of the sweep was killed, and its trial lives on. That one is waited
+    for, and is what a stop is for; what begins then finds its weights, or goes on from its checkpoint."""
+
+    def __init__(self, run_dir: Path, start: Callable[[], Process]) -> None:
+        self._lock, self._start = run_dir / RUN_LOCK, start
+        other = last_start(run_dir)
+        self._other = None if other is None or other.data.get("host") != socket.gethostname() else other.data.get("pid")
+        self._process: Process | None = None
+        self.began = time.time() if other is None else other.time
+        """Seconds since the epoch: when the other did."""
+        self.wanted = True
+
+    @property
+    def pid(self) -> int:
+        """Of the other while it lives; 0 where that can't be reached from here."""
+        return int(str(self._other or 0)) if self._process is None else self._process.pid
+
+    def poll(self) -> int | None:
+        if self._process is None and is_held(self._lock):
+            return None
+        if self._process is None and not self.wanted:
+            return -signal.SIGTERM
+        self._process = self._process or self._start()
+        return self._process.poll()
+
+
 class _Forked:
     def __init__(self, process: Any) -> None:
         self._process = process
@@ -88,7 +119,11 @@ class _Forked:
 
 def stop(process: Process, number: signal.Signals) -> None:
     """To the runner, which passes it on to its trainer; SIGKILL to all that it started in its group."""
+    if isinstance(process, AfterAnother):
+        process.wanted = False
     try:
+        if process.pid <= 0:
+            return
         if number is signal.SIGKILL:
             os.killpg(process.pid, number)
         else:
