@@ -315,6 +315,26 @@ def test_the_saved_view_has_the_columns_that_matter(told: Told) -> None:
     assert f"mlflow.sharedViewState.{key}" in swept.client.get_experiment_by_name("tests").tags
 
 
+def test_a_trial_without_weights_says_why_in_its_run_and_in_the_view(told: Told) -> None:
+    swept, _, ids = told
+    tags = swept.client.get_run(ids[3]).data.tags
+    assert tags["ended"] == "pruned: behind the median"
+    assert "**pruned**: behind the median" in tags["mlflow.note.content"]
+    assert "ended" not in swept.client.get_run(ids[0]).data.tags
+    assert views_of(swept)[0]["selectedColumns"][-1] == "tags.`ended`"
+
+
+def test_a_trial_that_goes_on_no_longer_says_why_it_had_ended(swept: Swept) -> None:
+    run_id = swept.add(0, "0.1", ends="failed", reason="no memory left")
+    assert swept.client.get_run(run_id).data.tags["ended"] == "failed: no memory left"
+    state = (swept.dir / "0" / "tracking.json").read_text()
+    shutil.rmtree(swept.dir / "0")
+    (swept.dir / "0").mkdir()
+    (swept.dir / "0" / "tracking.json").write_text(state)
+    assert swept.add(0, "0.1", loss=0.2) == run_id
+    assert "ended" not in swept.client.get_run(run_id).data.tags
+
+
 def test_a_group_is_shown_by_the_name_of_its_option(swept: Swept) -> None:
     params = {"profile.name": "style", "network.algo": "loha", "seed": "0"}
     assert sweeps._params_of(["profile", "network", "seed", "experiment"], params) == [

@@ -143,7 +143,7 @@ def _tiles(best: Result) -> Iterator[tuple[str, str]]:
 def _head(axes: Sequence[str], *, reasons: bool) -> str:
     named = [f'<th title="{escape(key)}">{escape(title)}</th>' for key, title in zip(axes, titles(axes), strict=True)]
     numbers = [f'<th class="number">{escape(title)}</th>' for title in FIGURE_TITLES]
-    cells = ["<th>rank</th><th>trial</th>", *named, *numbers, "<th>state</th>", *_if(reasons, "<th>reason</th>")]
+    cells = ["<th>place</th><th>trial</th>", *named, *numbers, "<th>state</th>", *_if(reasons, "<th>reason</th>")]
     return "".join(cells)
 
 

@@ -121,7 +121,7 @@ def _print_table(report: Report) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = set(FIGURE_TITLES)
     reasons = any(result.reason for result in report.results[:MAX_ROWS])
-    for title in ("rank", *titles(report.axes), *FIGURE_TITLES, "state", *(["reason"] if reasons else [])):
+    for title in ("place", *titles(report.axes), *FIGURE_TITLES, "state", *(["reason"] if reasons else [])):
         table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
     for rank, result in enumerate(report.results[:MAX_ROWS], 1):
         cells = _cells(rank, result, report.axes, reasons=reasons)

@@ -21,6 +21,8 @@ from pipeline.tracking.masking import MASK, Masker, looks_secret
 from pipeline.versions import commit_of
 from pipeline.wording import memory_words
 
+ENDED_TAG = "ended"
+"""How a run ended that has no weights, and why."""
 SWEEP_TAG = "sweep"
 KIND_TAG = "kind"
 """trial, or sweep for the summary of one; other runs have none."""
@@ -90,9 +92,10 @@ def predicted_memory(description: Description) -> PredictedMemory | None:
     return PredictedMemory(**told) if isinstance(told, dict) else None
 
 
-def note_with_outcome(description: Description, outcome: Outcome) -> str:
-    """The note of a run that has ended."""
-    lines = [f"**{outcome.status}**" + (f" ({outcome.cause})" if outcome.cause else "")]
+def note_with_outcome(description: Description, outcome: Outcome, why: str = "") -> str:
+    """The note of a run that has ended; `why` it has no weights."""
+    cause = f" ({outcome.cause})" if outcome.cause else ""
+    lines = [f"**{outcome.status}**{cause}" + (f": {' '.join(why.split())}" if why else "")]
     lines.append(f"{outcome.steps} steps in {outcome.seconds:.0f} s")
     lines += _change("held-out loss", outcome.heldout_before, outcome.heldout_after)
     lines += _change("training loss", outcome.loss_first, outcome.loss_last)

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrackingError
-from pipeline.journal import JournalReader
+from pipeline.journal import JournalReader, read_journal
 from pipeline.outcome import number
 from pipeline.records import Event, Outcome
+from pipeline.sweep.results import state_of
 from pipeline.tracking import artifacts, store
-from pipeline.tracking.description import key_of, note_with_outcome, predicted_memory
+from pipeline.tracking.description import (
+    ENDED_TAG,
+    MAX_TAG_LENGTH,
+    key_of,
+    note_with_outcome,
+    predicted_memory,
+)
 from pipeline.tracking.ending import MLFLOW_STATUS, Close
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.state import State, load_state, save_state
@@ -47,6 +54,9 @@ PREDICTED_FIGURES = {
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 """In one call, as MLflow allows."""
+CAUSE_TAG, REPAIRED_TAG = "cause", "repaired"
+OF_AN_END = (CAUSE_TAG, REPAIRED_TAG, ENDED_TAG)
+"""Tags of how a run ended, which one that goes on has not."""
 NOTE_TAG = "mlflow.note.content"
 KEY_TAG = "run_key"
 OWNER_TAG = "owner"
@@ -141,6 +151,9 @@ class Feed:
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
+        for key in OF_AN_END:
+            if key in run.data.tags:
+                self._client.delete_tag(run_id, key)
         note = {NOTE_TAG: self.state.description.note, OWNER_TAG: self.state.owner}
         self._set_tags(run_id, {**self.state.description.tags, **note})
         self._log_params(run_id, known=run.data.params)
@@ -236,11 +249,14 @@ class Feed:
             self.warnings.append(text)
 
     def _closing_tags(self, close: Close) -> dict[str, str]:
-        tags = {NOTE_TAG: note_with_outcome(self.state.description, close.outcome)}
+        _, why = state_of(read_journal(self.run_dir))
+        tags = {NOTE_TAG: note_with_outcome(self.state.description, close.outcome, self.mask(why))}
+        if why:  # for MLflow a trial that was given up is a killed run
+            tags[ENDED_TAG] = self.mask(f"{close.outcome.status}: {why}")[:MAX_TAG_LENGTH]
         if close.outcome.cause is not None:
-            tags["cause"] = close.outcome.cause
+            tags[CAUSE_TAG] = close.outcome.cause
         if close.reason is not None:
-            tags["repaired"] = close.reason
+            tags[REPAIRED_TAG] = close.reason
         if self.run_dir.parent.name == SET_ASIDE:  # the same trial began anew: this start of it is none of the sweep's
             tags["kind"] = SET_ASIDE
         return tags

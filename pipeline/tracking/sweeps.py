@@ -29,7 +29,7 @@ from pipeline.sweep.report import DRAWN, Report
 from pipeline.sweep.results import Result
 from pipeline.tracking import store
 from pipeline.tracking.artifacts import masked_copy
-from pipeline.tracking.description import KIND_TAG, MAX_TAG_LENGTH, SWEEP_TAG
+from pipeline.tracking.description import ENDED_TAG, KIND_TAG, MAX_TAG_LENGTH, SWEEP_TAG
 from pipeline.tracking.feed import NOTE_TAG, finite_metrics
 from pipeline.tracking.masking import Masker
 from pipeline.tracking.state import State, load_state
@@ -297,7 +297,7 @@ def _markdown_links(links: Mapping[str, str]) -> str:
 
 
 def _table(report: Report) -> list[str]:
-    heads = ["rank", *titles(report.axes), *FIGURE_TITLES, "state"]
+    heads = ["place", *titles(report.axes), *FIGURE_TITLES, "state"]
     rows = [_table_row(rank, result, report.axes) for rank, result in enumerate(report.results[:MAX_NOTE_ROWS], 1)]
     return [_line(_spaced(heads)), _line([":--"] * len(heads)), *(_line(_spaced(row)) for row in rows)]
 
@@ -326,6 +326,8 @@ def _save_view(target: Target, report: Report, trials: Sequence[Trial]) -> str:
     params = trials[0].run.data.params
     columns = [f"params.`{name}`" for name in _params_of(report.axes, params)]
     columns += [f"metrics.`final/{name}`" for name in COLUMNS]
+    if any(trial.result.reason for trial in trials):
+        columns.append(f"tags.`{ENDED_TAG}`")
     state = {
         "searchFilter": _filter(target.sweep),
         "orderByKey": "metrics.`final/heldout_after`",
