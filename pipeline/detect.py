@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.checkpoint.identify import identify
 from pipeline.checkpoint.recognise import recognise
+from pipeline.dataset.finding import Progress
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.families import Part
@@ -19,13 +20,15 @@ from pipeline.records import Checkout, Checkpoint, Facts, Machine
 from pipeline.settings import Model, Settings
 
 
-def detect(settings: Settings, run_dir: Path) -> Facts:
+def detect(settings: Settings, run_dir: Path, *, progress: Progress = lambda _done, _all: None) -> Facts:
     """All that can be found out without training. A user's mistake becomes a problem in the facts, never an error, so
-    that `validate` can tell all of them at once."""
+    that `validate` can tell all of them at once. `progress` is told of every picture that was looked at."""
     machine, checkout, machine_problems = LOOKS[settings.backend.name](settings)
     checkpoint, checkpoint_problems = _look_at_model(settings.model)
     part_problems = _look_at_parts(settings.model)
-    dataset, dataset_problems = scan(settings.data, threads=machine.cpu_cores)
+    dataset, dataset_problems = scan(
+        settings.data, threads=machine.cpu_cores, cache_dir=Path(settings.cache.dir).expanduser(), progress=progress
+    )
     disk_free_bytes, disk_problems = _look_at_disk(run_dir)
     return Facts(
         machine=machine,

@@ -94,10 +94,13 @@ class Lines:
         self._training = Training()
         self._printed_tenth = -1
         self._printed_at = 0.0
+        self._counted_tenth = 0
 
     def show(self, event: Event) -> None:
         if event.kind == "step":
             self._show_step(event)
+        elif event.kind == "phase" and "of" in event.data:
+            self._show_count(event.data)
         else:
             self.say([text for text, _ in _told(event)])
 
@@ -108,6 +111,12 @@ class Lines:
             self._output.flush()
         except OSError:  # nobody reads any more
             self._output = _nowhere()
+
+    def _show_count(self, data: Mapping[str, object]) -> None:
+        tenth = int(10 * (number(data["done"]) or 0) / (number(data["of"]) or 1))
+        if tenth != self._counted_tenth or self._now() - self._printed_at >= SECONDS_BETWEEN_LINES:
+            self._counted_tenth, self._printed_at = tenth, self._now()
+            self.say([f"  {data['text']}"])
 
     def _show_step(self, event: Event) -> None:
         self._training.take(event.data)
@@ -172,9 +181,10 @@ class Terminal:
             self._training.take(event.data)
             self._move(self._training.words(), total=self._training.steps, completed=self._training.step)
         elif event.kind == "phase":
-            self._move(str(event.data["text"]))
+            total, completed = (number(event.data.get(name)) for name in ("of", "done"))
+            self._move(str(event.data["text"]), total=total, completed=completed)
         else:
-            self._close_bar(after=event.kind == "stage" and event.data.get("name") == "execute")
+            self._close_bar(after=event.kind == "stage")
             for text, style in _told(event):
                 self._print(text, style)
 

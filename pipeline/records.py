@@ -229,6 +229,10 @@ class Dataset:
     heldout: tuple[Picture, ...]
     digest: str
     """SHA-256 over all pictures and captions."""
+    warnings: tuple[str, ...] = ()
+    """What is worth knowing of them."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Path and reason of what was left out because data.on_bad=skip."""
 
 
 @dataclass(frozen=True, slots=True)

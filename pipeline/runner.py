@@ -33,6 +33,11 @@ from pipeline.settings import Resume, Settings, Until, plain
 from pipeline.versions import made_with
 
 PLAN_NAME = "plan.json"
+SKIPPED_NAME = "skipped.jsonl"
+"""Pictures that were left out, one a line."""
+QUIET_SECONDS = 1.0
+"""Pictures that are looked at in less are not worth a bar."""
+SECONDS_BETWEEN_SHOWS = 0.25
 
 T = TypeVar("T")
 
@@ -155,7 +160,25 @@ def _resume(settings: Settings) -> Resume:
 def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
     from pipeline.detect import detect
 
-    return notes.stage("detect", lambda: detect(settings, run_dir), wording.facts_summary)
+    looking = partial(detect, settings, run_dir, progress=_shown_at_times(notes.display))
+    return notes.stage("detect", looking, wording.facts_summary)
+
+
+def _shown_at_times(display: Display) -> Callable[[int, int], None]:
+    """Shows how many pictures were looked at, a few times a second."""
+    shown_at: float | None = None
+
+    def show(done: int, pictures: int) -> None:
+        nonlocal shown_at
+        now = time.monotonic()
+        if shown_at is None:  # the first picture
+            shown_at = now + QUIET_SECONDS - SECONDS_BETWEEN_SHOWS
+        if now - shown_at >= SECONDS_BETWEEN_SHOWS:
+            shown_at = now
+            text = f"looking at pictures: {done} of {pictures}"
+            display.show(Event("phase", time.time(), {"text": text, "done": done, "of": pictures}))
+
+    return show
 
 
 def _validate(
@@ -205,7 +228,16 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
     write_text(run_dir / "config.yaml", settings)
     write_text(run_dir / PLAN_NAME, json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
     write_text(run_dir / explanation.FILE_NAME, explanation.as_json(plan.origins))
+    _write_skipped(run_dir / SKIPPED_NAME, plan.dataset.skipped)
     return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
+
+
+def _write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    if skipped:
+        rows = ({"path": picture, "reason": reason} for picture, reason in skipped)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _train(plan: Plan, claim: Claim, notes: Notes, *, command: str, began: float) -> Ending:

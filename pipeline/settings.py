@@ -151,6 +151,13 @@ class StaleCache(Enum):
     clear = "clear"
 
 
+class OnBad(Enum):
+    """What becomes of a run with pictures that can't be trained on."""
+
+    error = "error"
+    skip = "skip"
+
+
 class PlatformName(Enum):
     """auto takes the first that is there: cuda, rocm, xpu, cpu."""
 
@@ -218,6 +225,9 @@ class Data:
     """Ending of the caption files, with its dot."""
     prompts: Optional[list[str]]
     """Sample prompts that suit this dataset; null: captions of held-out pictures."""
+    on_bad: OnBad
+    """Where pictures or their captions can't be read: error begins no run; skip leaves them out, which a warning tells,
+    and lists them in the run's skipped.jsonl."""
 
 
 @dataclass

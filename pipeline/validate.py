@@ -406,6 +406,7 @@ def _plan(
         choices=tuple(choice for choice in choices if choice is not None),
         warnings=(
             *facts.machine.warnings,
+            *dataset.warnings,
             *chosen.warnings,
             *_warnings(settings, checkpoint, dataset),
             *memory_warnings(memory, facts.machine),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -8,16 +10,19 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageDraw, features
 
+from pipeline.dataset.alike import partners
+from pipeline.dataset.formats import endings
 from pipeline.dataset.holdout import split
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem
 from pipeline.records import Dataset
-from pipeline.settings import Data
+from pipeline.settings import Data, OnBad
 from tests import given
 
 AVIF = ["avif"] if features.check("avif") else []
@@ -26,7 +31,7 @@ AVIF = ["avif"] if features.check("avif") else []
 
 def data(folder: Path, heldout_dir: Path | None = None, *, fraction: float = 0.0, extension: str = ".txt") -> Data:
     aside = None if heldout_dir is None else str(heldout_dir)
-    return Data("folder", str(folder), aside, fraction, extension, None)
+    return Data("folder", str(folder), aside, fraction, extension, None, OnBad.error)
 
 
 def scanned(folder: Path, heldout_dir: Path | None = None, *, fraction: float = 0.0) -> Dataset:
@@ -327,3 +332,258 @@ def test_a_caption_that_is_a_pipe_is_refused_without_waiting(tmp_path: Path) -> 
     given.picture(tmp_path / "cat.png", caption=None)
     os.mkfifo(tmp_path / "cat.txt")
     assert "cat.txt" in str(problem(data(tmp_path))) or "cat.png" in str(problem(data(tmp_path)))
+
+
+# ---------------------------------------------------------------------------------------- what is left out, if asked
+
+
+def bad_pictures(folder: Path) -> dict[str, str]:
+    """One of each kind, and what is said of it."""
+    folder.mkdir()
+    truncated(folder / "truncated.png")
+    bomb(folder / "bomb.png")
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("a text, not a picture")
+    damaged = bytearray(given.picture(folder / "corrupt.png", size=(64, 64)).read_bytes())
+    damaged[100:200] = bytes(100)
+    (folder / "corrupt.png").write_bytes(damaged)
+    Image.new("RGB", (2, 2)).save(folder / "document.eps")
+    (folder / "document.eps").rename(folder / "document.png")
+    (folder / "dangling.png").symlink_to("nothing.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "folder.png").mkdir()
+    (folder / "to_folder.png").symlink_to("folder.png")
+    os.mkfifo(folder / "pipe.png")
+    for path in folder.iterdir():
+        path.with_suffix(".txt").write_text("a cat")
+    given.picture(folder / "no_caption.png", None)
+    (given.picture(folder / "latin1.png", None)).with_suffix(".txt").write_bytes(b"caf\xe9")
+    (given.picture(folder / "folder_caption.png", None)).with_suffix(".txt").mkdir()
+    return {
+        "truncated.png": "truncated",
+        "bomb.png": "1600000000 pixels",
+        **dict.fromkeys(("empty.jpg", "text.png", "document.png"), "not a picture"),
+        "corrupt.png": "can't be read whole",
+        "dangling.png": "a link to what is not there",
+        "loop.png": "a link that leads to itself",
+        **dict.fromkeys(("folder.png", "to_folder.png"), "is a folder"),
+        "pipe.png": "not a regular file",
+        "no_caption.png": "has no caption",
+        **dict.fromkeys(("latin1.png", "folder_caption.png"), "has a caption that can't be read"),
+    }
+
+
+def good_pictures(folder: Path) -> set[str]:
+    """What looks odd and is no mistake."""
+    given.picture(folder / "plain.png")
+    (folder / "linked.png").symlink_to("plain.png")
+    given.picture(folder / "png_named.png").rename(folder / "png_named.jpg")
+    (folder / "linked.txt").write_text("x" * 10_000)
+    given.picture(folder / "name of a Mädchen, 猫.png")
+    return {"plain.png", "linked.png", "png_named.jpg", "name of a Mädchen, 猫.png"}
+
+
+def skipping(folder: Path) -> Data:
+    return replace(data(folder), on_bad=OnBad.skip)
+
+
+def test_every_bad_picture_is_left_out_with_its_reason_and_the_rest_is_there(tmp_path: Path) -> None:
+    bad, good = bad_pictures(tmp_path / "in"), good_pictures(tmp_path / "in")
+    dataset, problems = scan(skipping(tmp_path / "in"), threads=2)
+    assert problems == ()
+    assert dataset is not None
+    assert {picture.path.name for picture in dataset.train} == good
+    skipped = {Path(path).name: reason for path, reason in dataset.skipped}
+    assert skipped.keys() == bad.keys()
+    assert {name for name, reason in bad.items() if reason not in skipped[name]} == set()
+
+
+def test_what_is_left_out_is_told_with_names_and_counts(tmp_path: Path) -> None:
+    bad_pictures(tmp_path / "in"), good_pictures(tmp_path / "in")
+    dataset, _ = scan(skipping(tmp_path / "in"), threads=2)
+    assert dataset is not None
+    told = [text for text in dataset.warnings if text.startswith("left out, by data.on_bad=skip")]
+    assert [re.findall(r"(\d+) (?:picture|of the captions)", text)[0] for text in told] == ["11", "2", "1"]
+    assert "... and 6 more" in told[0]
+    assert "latin1.txt" in told[1]
+
+
+def test_bad_pictures_are_problems_unless_asked_to_be_left_out(tmp_path: Path) -> None:
+    bad_pictures(tmp_path / "in"), good_pictures(tmp_path / "in")
+    dataset, problems = scan(data(tmp_path / "in"), threads=2)
+    assert dataset is not None
+    assert dataset.skipped == ()
+    assert len(problems) == 3
+    assert all("data.on_bad=skip" in each.fix for each in problems)
+
+
+def test_where_nothing_would_be_left_the_problems_stay(tmp_path: Path) -> None:
+    bad_pictures(tmp_path / "in")
+    dataset, problems = scan(skipping(tmp_path / "in"), threads=2)
+    assert dataset is None
+    assert len(problems) == 3
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_shown_by_its_bytes(tmp_path: Path) -> None:
+    given.picture(tmp_path / "a.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes((tmp_path / "a.png").read_bytes())
+    told = problem(data(tmp_path))
+    assert rf"{tmp_path}/caf\xe9.png" in told.reason
+    assert str(told).encode(), "it can be printed"
+    dataset, _ = scan(skipping(tmp_path), threads=2)
+    assert dataset is not None
+    assert dataset.skipped == ((rf"{tmp_path}/caf\xe9.png", "has a name that is not UTF-8"),)
+    assert "".join(dataset.warnings).encode()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    given.picture(folder / "a.png", seed=0)
+    told = problem(data(folder))
+    assert told.key == "data.dir"
+    assert "not UTF-8" in told.reason
+    assert str(told).encode()
+
+
+def test_links_to_folders_are_told(tmp_path: Path) -> None:
+    given.picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "more").symlink_to(tmp_path)
+    dataset = scanned(tmp_path / "in")
+    assert dataset.warnings == (f"links to folders are not followed: {tmp_path / 'in' / 'more'}",)
+
+
+# ---------------------------------------------------------------------------------------------------------- warnings
+
+
+def shapes(seed: int, *, side_px: int = 400) -> Image.Image:
+    image, rng = Image.new("RGB", (side_px, side_px), "grey"), random.Random(seed)
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        left, top = (rng.randrange(side_px) for _ in range(2))
+        box = (left, top, left + rng.randrange(9, side_px), top + rng.randrange(9, side_px))
+        draw.ellipse(box, (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
+    return image
+
+
+def saved(path: Path, image: Image.Image, **options: Any) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, **options)
+    path.with_suffix(".txt").write_text(f"picture {path.stem}")
+    return path
+
+
+def warned(folder: Path, heldout_dir: Path | None = None) -> str:
+    (told,) = scanned(folder, heldout_dir).warnings
+    return told
+
+
+def test_pictures_of_many_kinds_are_no_reason_for_a_warning(tmp_path: Path) -> None:
+    for i in range(8):
+        saved(tmp_path / "train" / f"{i}.png", shapes(i))
+        saved(tmp_path / "aside" / f"{i}.png", shapes(100 + i))
+    assert scanned(tmp_path / "train", tmp_path / "aside").warnings == ()
+
+
+def test_copies_among_the_pictures_to_train_on_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        given.picture(tmp_path / f"{name}.png", seed="one")
+    told = warned(tmp_path)
+    assert told.startswith("2 pictures trained on again as a copy")
+    assert f"{tmp_path / 'b.png'} (of {tmp_path / 'a.png'})" in told
+
+
+@pytest.mark.parametrize("change", ["saved anew", "smaller", "turned by EXIF"])
+def test_a_held_out_picture_that_looks_like_a_trained_one_is_told(tmp_path: Path, change: str) -> None:
+    for i in range(6):
+        saved(tmp_path / "train" / f"{i}.png", shapes(i))
+    options: dict[str, Any] = {"quality": 60}
+    like = shapes(3)
+    if change == "smaller":
+        like = like.resize((150, 150))
+    elif change == "turned by EXIF":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+        like = like.transpose(Image.Transpose.ROTATE_90)
+    saved(tmp_path / "aside" / "x.jpg", like, **options)
+    saved(tmp_path / "aside" / "y.jpg", shapes(77))
+    told = warned(tmp_path / "train", tmp_path / "aside")
+    assert told.startswith("1 picture held out that look like one trained on")
+    assert f"{tmp_path / 'aside' / 'x.jpg'} (like {tmp_path / 'train' / '3.png'})" in told
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"])
+def test_a_blank_picture_is_told(tmp_path: Path, mode: str) -> None:
+    saved(tmp_path / "a.tif", Image.new(mode, (600, 500)))
+    assert warned(tmp_path).startswith("1 picture of one colour only")
+
+
+def test_one_pixel_of_another_colour_is_enough_not_to_be_blank(tmp_path: Path) -> None:
+    image = Image.new("RGB", (1500, 1500))
+    image.putpixel((701, 333), (1, 0, 0))
+    saved(tmp_path / "a.png", image)
+    assert scanned(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_an_animation_is_told(tmp_path: Path, ending: str) -> None:
+    saved(tmp_path / f"a.{ending}", shapes(1), save_all=True, append_images=[shapes(2), shapes(3)])
+    assert warned(tmp_path).startswith("1 picture with several frames, of which the first is taken")
+
+
+def test_a_photo_with_a_second_picture_inside_is_no_animation(tmp_path: Path) -> None:
+    saved(tmp_path / "a.mpo", shapes(1), save_all=True, append_images=[shapes(2)])
+    (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    assert scanned(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(("size", "odd"), [((81, 20), True), ((80, 20), False), ((20, 81), True)])
+def test_a_very_long_picture_is_told(tmp_path: Path, size: tuple[int, int], odd: bool) -> None:
+    saved(tmp_path / "a.png", shapes(1).resize(size))
+    told = scanned(tmp_path).warnings
+    assert [f"({size[0]} x {size[1]})" in text for text in told] == [True] * odd
+
+
+# ----------------------------------------------------------------------------------------- pictures that look alike
+
+
+def flipped(value: int, bits: int, rng: random.Random) -> int:
+    for place in rng.sample(range(64), bits):
+        value ^= 1 << place
+    return value
+
+
+def test_the_pairs_within_four_bits_are_found_and_no_others() -> None:
+    """Against all pairs, one by one."""
+    rng = random.Random(0)
+    hashes = [rng.getrandbits(64) for _ in range(300)]
+    others = [flipped(value, i % 8, rng) for i, value in enumerate(hashes)]
+    found = partners(hashes, others)
+    near = {i for i, one in enumerate(hashes) if any((one ^ other).bit_count() <= 4 for other in others)}
+    assert found.keys() == near
+    assert len(near) >= 5 * 300 // 8
+    assert all((hashes[i] ^ others[j]).bit_count() <= 4 for i, j in found.items())
+
+
+def test_nothing_looks_like_one_of_none() -> None:
+    assert (partners([], [1]), partners([1], []), partners([7], [7])) == ({}, {}, {0: 0})
+
+
+def test_the_digest_is_that_of_the_whole_list(tmp_path: Path) -> None:
+    many(tmp_path / "b", 3), many(tmp_path / "a", 3)
+    pictures = scanned(tmp_path).train
+    listed = sorted(
+        ("train", each.path.relative_to(tmp_path).as_posix(), each.digest, each.caption) for each in pictures
+    )
+    assert scanned(tmp_path).digest == hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def test_progress_is_told_of_every_picture(tmp_path: Path) -> None:
+    many(tmp_path, 7)
+    told: list[tuple[int, int]] = []
+    scan(data(tmp_path), threads=2, progress=lambda done, pictures: told.append((done, pictures)))
+    assert told == [(i, 7) for i in range(1, 8)]
+
+
+def test_documents_films_and_icons_are_no_pictures() -> None:
+    assert not {".eps", ".ps", ".pdf", ".mpg", ".psd", ".ico", ".h5"} & set(endings())
+    assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".tga", ".jp2"} <= set(endings())

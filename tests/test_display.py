@@ -200,3 +200,13 @@ def test_numbers_are_read_easily() -> None:
     assert [count(7), count(8_600_000), count(2_500_000_000)] == ["7", "8.6 M", "2.5 G"]
     assert [size(5), size(3 * 2**20)] == ["5 bytes", "3.0 MiB"]
     assert [duration(0.42), duration(59), duration(61), duration(7260)] == ["0.4 s", "59 s", "1 min 1 s", "2 h 1 min"]
+
+
+def looking(done: int, pictures: int) -> Event:
+    return event("phase", text=f"looking at pictures: {done} of {pictures}", done=done, of=pictures)
+
+
+def test_what_is_counted_is_told_about_every_tenth_of_the_way() -> None:
+    lines = printed(*(looking(done, 10_000) for done in range(50, 10_001, 50)))
+    assert lines[:2] == ["  looking at pictures: 50 of 10000", "  looking at pictures: 1000 of 10000"]
+    assert len(lines) == 11

@@ -269,6 +269,24 @@ def test_until_render_leaves_the_files_and_tells_the_command(given: list[str], t
     assert not (run_dir / "journal.jsonl").exists()
 
 
+def test_what_is_left_out_is_listed_in_the_runs_folder(given: list[str], tmp_path: Path) -> None:
+    bad = tmp_path / "pictures" / "bad.png"
+    bad.touch()
+    run_dir = tmp_path / "run"
+    words = [*given, "until=render", f"hydra.run.dir={run_dir}"]
+    told = complaint(*words, cwd=tmp_path)
+    assert f"1 picture can't be read whole: {bad} (not a picture)" in told
+    assert "data.on_bad=skip" in told
+    done = run_py(*words, "data.on_bad=skip", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"! left out, by data.on_bad=skip: 1 picture can't be read whole: {bad}" in done.stdout
+    row = {"path": str(bad), "reason": "can't be read whole: not a picture"}
+    assert [json.loads(line) for line in (run_dir / "skipped.jsonl").read_text().splitlines()] == [row]
+    bad.unlink()
+    assert run_py(*words, "data.on_bad=skip", cwd=tmp_path).returncode == 0
+    assert not (run_dir / "skipped.jsonl").exists()
+
+
 def test_explain_shows_where_settings_come_from_and_trains_nothing(given: list[str], tmp_path: Path) -> None:
     done = run_py(*given, "explain=true", "train.batch_size=2", "optimizer.fallback=error", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Finds the pictures of a dataset, reads them, and tells all that is wrong with them at once."""
+"""Finds the pictures of a dataset, looks at them, and tells all that is wrong with them at once."""
 
 from __future__ import annotations
 
@@ -6,54 +6,65 @@ import hashlib
 import json
 import os
 import re
-import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
+from pipeline.dataset.finding import Files, Progress, find, looks
+from pipeline.dataset.flaws import Folder, closed_folders, count, flaws, listed, no_folder, no_pictures
 from pipeline.dataset.holdout import split
-from pipeline.dataset.picture import EXTENSIONS, Flaw, Flawed, read_picture
+from pipeline.dataset.kept import Kept
+from pipeline.dataset.picture import Flawed, captioned, is_utf8, named
+from pipeline.dataset.remarks import Seen, remarks
 from pipeline.errors import Problem
 from pipeline.records import Dataset, Picture
-from pipeline.settings import Data
+from pipeline.settings import Data, OnBad
 
-NAMED = 5
-"""How many files a message names before it counts the rest."""
-MOST_THREADS = 16
-CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".text", ".prompt")
 CAPTION_EXTENSION = re.compile(r"\.[^./\\\0][^/\\\0]*")
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """A folder of pictures, and the setting that names it."""
+@dataclass(slots=True)
+class _Found:
+    """What the folders told so far."""
 
-    key: str
-    value: str
-    path: Path
+    seen: Seen = field(default_factory=Seen)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def scan(data: Data, *, threads: int) -> tuple[Dataset | None, tuple[Problem, ...]]:
-    """The dataset, and all that is wrong with it; None where no picture can be trained on."""
+def scan(
+    data: Data, *, threads: int, cache_dir: Path | None = None, progress: Progress = lambda _done, _all: None
+) -> tuple[Dataset | None, tuple[Problem, ...]]:
+    """The dataset, and all that is wrong with it; None where no picture can be trained on. What is known of pictures
+    is kept in `cache_dir`, if that is given; `progress` is told of every picture."""
     if not CAPTION_EXTENSION.fullmatch(data.caption_extension):
         return None, (_bad_extension(data),)
-    folder = _folder("data.dir", data.dir)
-    pictures, problems = _read_folder(folder, data, threads)
-    train, heldout = split(pictures, data.heldout_fraction)
-    if data.heldout_dir is not None:
-        train = tuple(pictures)
-        aside = _folder("data.heldout_dir", data.heldout_dir)
-        heldout, flaws = _read_folder(aside, data, threads)
-        problems = (*problems, *flaws, *_in_both(aside, train, heldout))
+    found = _Found()
+    folder = _folder("data.dir", data.dir, data)
+    aside = folder if data.heldout_dir is None else _folder("data.heldout_dir", data.heldout_dir, data)
+    with Kept(cache_dir) as kept:
+        pictures = _pictures(folder, data.on_bad, found, kept, threads, progress)
+        if aside is folder:
+            train, heldout = split(pictures, data.heldout_fraction)
+        else:
+            train, heldout = pictures, _pictures(aside, data.on_bad, found, kept, threads, progress)
+            found.problems += _in_both(aside, train, heldout)
     if not train:
-        return None, problems
-    digest = _digest(
-        [("train", folder.path, train), ("heldout", _folder("", data.heldout_dir or data.dir).path, heldout)]
+        return None, tuple(found.problems)
+    kept_in_vain = [kept.trouble] if kept.trouble else []
+    dataset = Dataset(
+        name=data.name,
+        dir=folder.path,
+        train=train,
+        heldout=heldout,
+        digest=_digest(("heldout", aside.path, heldout), ("train", folder.path, train)),
+        warnings=(*found.warnings, *remarks(found.seen, train, heldout), *kept_in_vain),
+        skipped=tuple(found.skipped),
     )
-    return Dataset(name=data.name, dir=folder.path, train=train, heldout=tuple(heldout), digest=digest), problems
+    return dataset, tuple(found.problems)
 
 
 def _bad_extension(data: Data) -> Problem:
@@ -66,130 +77,78 @@ def _bad_extension(data: Data) -> Problem:
     )
 
 
-def _folder(key: str, value: str) -> _Folder:
+def _folder(key: str, value: str, data: Data) -> Folder:
     path = Path(value)
     with suppress(RuntimeError):  # ~nobody: looked for under that very name
         path = path.expanduser()
-    return _Folder(key, value, path.absolute())
+    return Folder(key, value, path.absolute(), data.caption_extension)
 
 
 # ---------------------------------------------------------------------------------------------------- one folder
 
 
-def _read_folder(folder: _Folder, data: Data, threads: int) -> tuple[tuple[Picture, ...], tuple[Problem, ...]]:
-    """The pictures in order of their paths, and what is wrong with the others."""
+def _pictures(
+    folder: Folder, on_bad: OnBad, found: _Found, kept: Kept, threads: int, progress: Progress
+) -> tuple[Picture, ...]:
+    """In order of their paths; what is wrong with the others is put where it belongs in `found`."""
+    files = _files(folder, found)
+    pictures, flawed = [], []
+    for path, look in looks(files.paths, kept, threads=threads, progress=progress):
+        picture = look if isinstance(look, Flawed) else captioned(path, look, folder.caption_extension)
+        if isinstance(picture, Flawed):
+            flawed.append(picture)
+        elif not isinstance(look, Flawed):
+            pictures.append(picture)
+            found.seen.take(picture, look)
+    told = list(flaws(folder, flawed, everything=not pictures))
+    if on_bad is OnBad.skip and pictures:
+        found.warnings += [f"left out, by data.on_bad=skip: {problem.reason}" for problem in told]
+        found.skipped += [(named(each.path), f"{each.flaw.value}: {each.reason}".removesuffix(": ")) for each in flawed]
+    else:
+        found.problems += told
+    return tuple(pictures)
+
+
+def _files(folder: Folder, found: _Found) -> Files:
+    if not is_utf8(str(folder.path)):
+        reason = "the folder's path is not UTF-8, and no file that a run writes can hold it"
+        found.problems.append(Problem(folder.key, named(folder.value), reason, "rename it"))
+        return Files()
     try:
         if not folder.path.is_dir():
-            return (), (_no_folder(folder),)
+            found.problems.append(no_folder(folder))
+            return Files()
     except OSError as error:
-        problem = Problem(folder.key, folder.value, f"can't be looked into: {error.strerror}", f"{folder.key}=FOLDER")
-        return (), (problem,)
-    closed: list[OSError] = []
-    paths = sorted(_walk(folder.path, closed))
-    if not paths and not closed:
-        return (), (_no_pictures(folder),)
-    # what Pillow warns of (odd EXIF, large pictures) is no fault of the dataset, and judged by `read_picture`
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(max(1, threads), MOST_THREADS)) as pool:
-        warnings.simplefilter("ignore")
-        read = list(pool.map(lambda path: read_picture(path, data.caption_extension), paths))
-    pictures = tuple(found for found in read if isinstance(found, Picture))
-    flawed = [found for found in read if isinstance(found, Flawed)]
-    return pictures, (*_closed(folder, closed), *_flaws(folder, data, flawed, everything=not pictures))
+        reason = f"can't be looked into: {error.strerror}"
+        found.problems.append(Problem(folder.key, folder.value, reason, f"{folder.key}=FOLDER"))
+        return Files()
+    files = find(folder.path)
+    if not files.paths and not files.closed:
+        found.problems.append(no_pictures(folder))
+    found.problems += closed_folders(folder, files.closed)
+    if files.links:
+        links = listed([named(link) for link in files.links])
+        found.warnings.append(f"links to folders are not followed: {links}")
+    return files
 
 
-def _walk(folder: Path, closed: list[OSError]) -> Iterator[Path]:
-    """Picture files in the folder and below; hidden ones (also those of macOS, ._cat.png) are left out."""
-    for parent, folders, files in os.walk(folder, onerror=closed.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield Path(parent, name)
-
-
-def _no_folder(folder: _Folder) -> Problem:
-    if folder.path.exists():
-        return Problem(folder.key, folder.value, "is not a folder", f"{folder.key}={folder.path.parent}")
-    near = next(parent for parent in folder.path.parents if parent.is_dir())
-    return Problem(
-        folder.key,
-        folder.value,
-        f"there is no such folder ({near} is there)",
-        f"{folder.key}=FOLDER, one with pictures",
-    )
-
-
-def _no_pictures(folder: _Folder) -> Problem:
-    kinds = " ".join(extension.removeprefix(".") for extension in EXTENSIONS)
-    return Problem(folder.key, folder.value, f"holds no pictures ({kinds})", f"{folder.key}=FOLDER, one with pictures")
-
-
-def _closed(folder: _Folder, closed: list[OSError]) -> Iterator[Problem]:
-    if closed:
-        names = _listed([Path(str(error.filename)) for error in closed])
-        yield Problem(folder.key, folder.value, f"these folders can't be read: {names}", f"chmod -R u+rX {folder.path}")
-
-
-# --------------------------------------------------------------------------------------------------------- flaws
-
-
-def _flaws(folder: _Folder, data: Data, flawed: list[Flawed], *, everything: bool) -> Iterator[Problem]:
-    unreadable = [file for file in flawed if file.flaw is Flaw.unreadable]
-    if unreadable:
-        names = _listed([f"{file.path} ({file.reason})" for file in unreadable])
-        reason = f"{_count(unreadable)} can't be read whole: {names}"
-        yield Problem(folder.key, folder.value, reason, "replace them, or move them out of the folder")
-    bad = [file.path.with_suffix(data.caption_extension) for file in flawed if file.flaw is Flaw.bad_caption]
-    if bad:
-        reason = f"{len(bad)} of the captions can't be read as UTF-8 text: {_listed(bad)}"
-        yield Problem(folder.key, folder.value, reason, "save them as UTF-8")
-    without = [file.path for file in flawed if file.flaw is Flaw.no_caption]
-    if without:
-        yield _no_captions(folder, data, without, everything=everything)
-
-
-def _no_captions(folder: _Folder, data: Data, without: list[Path], *, everything: bool) -> Problem:
-    """Where no picture has a caption, they may be there under another ending."""
-    other = _other_extension(without, data) if everything else None
-    if other:
-        reason = (
-            f"no picture has a caption that ends in {data.caption_extension}, but there are files that end in {other}"
-        )
-        return Problem("data.caption_extension", data.caption_extension, reason, f"data.caption_extension={other}")
-    reason = f"{_count(without)} without a caption: {_listed(without)}"
-    example = without[0].with_suffix(data.caption_extension)
-    return Problem(folder.key, folder.value, reason, f"write what each shows into a file beside it, such as {example}")
-
-
-def _other_extension(without: list[Path], data: Data) -> str | None:
-    """The most frequent ending of text files that stand beside the pictures."""
-    stems = {path.with_suffix("") for path in without}
-    beside = (file for folder in {path.parent for path in without} for file in folder.iterdir())
-    endings = Counter(file.suffix for file in beside if file.suffix and file.with_suffix("") in stems)
-    texts = [ending for ending, _ in endings.most_common() if ending in CAPTION_ENDINGS]
-    return next((ending for ending in texts if ending != data.caption_extension), None)
-
-
-def _count(files: Sequence[object]) -> str:
-    return "1 picture" if len(files) == 1 else f"{len(files)} pictures"
-
-
-def _listed(files: Sequence[object]) -> str:
-    more = f" ... and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return ", ".join(str(file) for file in files[:NAMED]) + more
-
-
-def _in_both(aside: _Folder, train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[Problem]:
+def _in_both(aside: Folder, train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[Problem]:
     trained = {picture.digest: picture.path for picture in train}
     twice = [f"{p.path} (also {trained[p.digest]})" for p in heldout if p.digest in trained]
     if twice:
-        reason = f"{_count(twice)} held out and trained on as well: {_listed(twice)}"
+        reason = f"{count(twice)} held out and trained on as well: {listed(twice)}"
         yield Problem(aside.key, aside.value, reason, "remove them from one of the two folders")
 
 
-def _digest(splits: list[tuple[str, Path, Sequence[Picture]]]) -> str:
-    rows = sorted(
-        (name, picture.path.relative_to(folder).as_posix(), picture.digest, picture.caption)
-        for name, folder, pictures in splits
-        for picture in pictures
-    )
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def _digest(*splits: tuple[str, Path, Sequence[Picture]]) -> str:
+    """SHA-256 of a list in JSON, which is never held whole; `splits` in the order of their names."""
+    digest = hashlib.sha256(b"[")
+    between = ""
+    for name, folder, pictures in splits:
+        start = len(str(folder).rstrip(os.sep)) + 1
+        named_within = ((str(picture.path)[start:].replace(os.sep, "/"), picture) for picture in pictures)
+        for path, picture in sorted(named_within, key=itemgetter(0)):
+            digest.update(f"{between}{json.dumps((name, path, picture.digest, picture.caption))}".encode())
+            between = ", "
+    digest.update(b"]")
+    return digest.hexdigest()

@@ -270,6 +270,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("optimizer.fallback", "optimizer.falls_back_to"), "before the start"),
     **dict.fromkeys(("data.dir", "data.heldout_dir", "data.heldout_fraction"), "pictures.jsonl and job/heldout"),
     "data.caption_extension": "pictures.jsonl has the captions",
+    "data.on_bad": "before the start",
     **dict.fromkeys(("data.prompts", "sample"), "prompts.json"),
     **dict.fromkeys(("network.conv_rank", "network.conv_alpha"), "network_args"),
     **dict.fromkeys(
