@@ -6,7 +6,6 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageCms
 
 from pipeline.dataset.formats import DAMAGED, formats, short
@@ -88,6 +87,8 @@ def as_rgb(flat: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of more bits: 0 to 65535, or fractions of 1; what goes beyond is taken from its darkest to its lightest."""
+    import numpy as np
+
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     low, high = float(values.min()), float(values.max())
     white = 1.0 if image.mode == "F" and high <= 1 else 255.0 if image.mode == "F" and high <= 255 else 65535.0
