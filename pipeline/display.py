@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 30.0
 SMOOTHING = 0.9
+QUIET_SECONDS = 1.0
+"""What is counted to its end in less is not worth a bar."""
+SECONDS_BETWEEN_COUNTS = 0.25
 
 
 class Display(Protocol):
@@ -45,6 +48,24 @@ def open_display(output: TextIO | None = None) -> Iterator[Display]:
             yield terminal
     else:
         yield Lines(output)
+
+
+class Counted:
+    """Shows on a display how far something is, a few times a second."""
+
+    def __init__(self, display: Display, name: str, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._display = display
+        self._name = name
+        self._now = now
+        self._shown_at: float | None = None
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._shown_at is None:
+            self._shown_at = self._now() + QUIET_SECONDS - SECONDS_BETWEEN_COUNTS
+        elif self._now() - self._shown_at >= SECONDS_BETWEEN_COUNTS:
+            self._shown_at = self._now()
+            data = {"text": f"{self._name}: {done} of {of}", "done": done, "of": of}
+            self._display.show(Event("phase", time.time(), data))
 
 
 @dataclass(slots=True)

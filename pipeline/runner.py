@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pipeline import explanation, wording
-from pipeline.display import Display, open_display
+from pipeline.display import Counted, Display, open_display
 from pipeline.errors import Cause, InvalidSettings, RunError
 from pipeline.files import write_text
 from pipeline.journal import Journal, read_journal
@@ -35,9 +35,6 @@ from pipeline.versions import made_with
 PLAN_NAME = "plan.json"
 SKIPPED_NAME = "skipped.jsonl"
 """Pictures that were left out, one a line."""
-QUIET_SECONDS = 1.0
-"""Pictures that are looked at in less are not worth a bar."""
-SECONDS_BETWEEN_SHOWS = 0.25
 
 T = TypeVar("T")
 
@@ -160,25 +157,8 @@ def _resume(settings: Settings) -> Resume:
 def _detect(settings: Settings, run_dir: Path, notes: Notes) -> Facts:
     from pipeline.detect import detect
 
-    looking = partial(detect, settings, run_dir, progress=_shown_at_times(notes.display))
+    looking = partial(detect, settings, run_dir, progress=Counted(notes.display, "looking at pictures"))
     return notes.stage("detect", looking, wording.facts_summary)
-
-
-def _shown_at_times(display: Display) -> Callable[[int, int], None]:
-    """Shows how many pictures were looked at, a few times a second."""
-    shown_at: float | None = None
-
-    def show(done: int, pictures: int) -> None:
-        nonlocal shown_at
-        now = time.monotonic()
-        if shown_at is None:  # the first picture
-            shown_at = now + QUIET_SECONDS - SECONDS_BETWEEN_SHOWS
-        if now - shown_at >= SECONDS_BETWEEN_SHOWS:
-            shown_at = now
-            text = f"looking at pictures: {done} of {pictures}"
-            display.show(Event("phase", time.time(), {"text": text, "done": done, "of": pictures}))
-
-    return show
 
 
 def _validate(

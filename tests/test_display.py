@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.display import Lines, Training, open_display
+from pipeline.display import Counted, Lines, Training, open_display
 from pipeline.records import Event, Kind, Outcome, PredictedMemory
 from pipeline.settings import PROJECT
 from pipeline.wording import count, duration, outcome_lines, short_path, size
@@ -124,6 +124,8 @@ import time
 from pipeline.display import open_display
 from pipeline.records import Event
 with open_display() as display:
+    display.show(Event("phase", 0.0, {"text": "looking at pictures: 5 of 9", "done": 5, "of": 9}))
+    time.sleep(0.12)
     display.show(Event("stage", 0.0, {"name": "detect", "seconds": 1.0, "summary": "cpu [2 cores]"}))
     display.show(Event("phase", 0.0, {"text": "encoding 24 pictures"}))
     for number in range(1, 6):
@@ -155,6 +157,7 @@ def on_a_terminal(script: str, **variables: str) -> str:
 
 def test_terminal_gets_a_moving_bar() -> None:
     written = on_a_terminal(TERMINAL_SCRIPT)
+    assert written.index("looking at pictures: 5 of 9") < written.index("cpu [2 cores]")
     assert "encoding 24 pictures" in written
     assert "step 5/5" in written
     assert "cpu [2 cores]" in written, "brackets are not markup"
@@ -210,3 +213,29 @@ def test_what_is_counted_is_told_about_every_tenth_of_the_way() -> None:
     lines = printed(*(looking(done, 10_000) for done in range(50, 10_001, 50)))
     assert lines[:2] == ["  looking at pictures: 50 of 10000", "  looking at pictures: 1000 of 10000"]
     assert len(lines) == 11
+
+
+def counted(*, seconds_each: float, pictures: int) -> list[str]:
+    """What is shown of pictures that take so long each."""
+    shown: list[Event] = []
+
+    class Kept(Lines):
+        def show(self, event: Event) -> None:
+            shown.append(event)
+
+    clock = [0.0]
+    tell = Counted(Kept(io.StringIO()), "looking at pictures", now=lambda: clock[0])
+    for done in range(1, pictures + 1):
+        clock[0] += seconds_each
+        tell(done, pictures)
+    return [str(each.data["text"]) for each in shown]
+
+
+def test_nothing_is_shown_of_what_is_done_within_a_second() -> None:
+    assert counted(seconds_each=0.01, pictures=99) == []
+
+
+def test_what_takes_longer_is_shown_a_few_times_a_second() -> None:
+    told = counted(seconds_each=1 / 128, pictures=128 * 4)
+    assert told[0] == "looking at pictures: 129 of 512"
+    assert len(told) == 12
