@@ -3,7 +3,7 @@
     python -m bench.native_step      a training step against the denoiser's bare forward and backward pass
     python -m bench.start_up         the time until an answer, against what importing Hydra alone takes
     python -m bench.journal_cost     the journal and its feed to MLflow, as a share of a step
-    python -m bench.scan             the scan of a folder of pictures, against Pillow's bare decoding of them; its memory
+    python -m bench.scan             the scan of a folder of pictures, against Pillow's bare decoding; its memory
     python -m bench.detect_cost      looking into a model file of 7 GB, against opening it with the safetensors library
 
 Ratios are measured within one run, alternating, so that they hold on any machine; nothing is asserted. All but
