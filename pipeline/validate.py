@@ -27,6 +27,7 @@ from pipeline.checks.networks import network_problems
 from pipeline.checks.optimizers import removed_arguments
 from pipeline.checks.rates import comparable_rate, rate_warnings
 from pipeline.checks.recipes import recipe_warnings
+from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.families import PartKind
@@ -453,9 +454,10 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     caption, times = Counter(picture.caption for picture in dataset.train).most_common(1)[0]
     if len(dataset.train) >= 5 and times > 0.8 * len(dataset.train):
         yield f"{times} of {len(dataset.train)} pictures have one caption, {caption[:60]!r}: words will not steer it"
-    small = sum(p.width_px * p.height_px < train.resolution_px**2 for p in dataset.train)
+    small = [p.path for p in dataset.train if p.width_px * p.height_px < train.resolution_px**2]
     if small:
-        yield f"{small} pictures have fewer pixels than train.resolution_px={train.resolution_px} squared: enlarged"
+        told = f"fewer pixels than train.resolution_px={train.resolution_px} squared, and enlarged"
+        yield f"{count(small)} of {told}: {listed(small)}"
     if said is not Prediction.auto and checkpoint.prediction and said.value != checkpoint.prediction:
         yield f"model.prediction={said.value}, though the model itself says {checkpoint.prediction}"
     against = contradiction(settings, checkpoint)

@@ -612,7 +612,7 @@ def test_one_caption_for_nearly_all_is_warned_of() -> None:
 
 
 def test_small_pictures_are_warned_of() -> None:
-    assert "24 pictures have fewer pixels" in warned(given.settings(train__resolution_px=128), given.dataset())
+    assert "24 pictures of fewer pixels" in warned(given.settings(train__resolution_px=128), given.dataset())
 
 
 # -------------------------------------------------------------------------------------------------------- fingerprint

@@ -21,6 +21,8 @@ NO_PICTURES = frozenset(
         "PSD",  # a work in layers, its picture beside it
     )
 )
+USUAL = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Tried first: a file is asked in turn whether it is of a format."""
 DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -35,7 +37,8 @@ def formats() -> tuple[str, ...]:
         if find_spec(plugin) is not None:
             import_module(plugin)
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - NO_PICTURES))
+    readable = set(Image.OPEN) - NO_PICTURES
+    return (*(name for name in USUAL if name in readable), *sorted(readable - set(USUAL)))
 
 
 @cache
