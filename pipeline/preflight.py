@@ -1,14 +1,23 @@
-"""What `until=validate` tells beyond the plan: buckets, and what is encoded already. Nothing is written."""
+"""What is seen before the training: buckets, what is encoded already, and the dataset as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.dataset.buckets import Bucket, Side, buckets_of
+from pipeline.dataset.page import dataset_page
+from pipeline.features.space import key_of
+from pipeline.files import write_text
 from pipeline.records import Picture, Plan
 from pipeline.settings import decided
 
+PAGE_NAME = "dataset.html"
+PAGES = "pages"
+"""In the cache's folder."""
+PAGE_FORMAT = 1
 SHOWN = 8
 """Buckets that have a line each."""
 
@@ -46,6 +55,22 @@ def preflight_lines(plan: Plan) -> list[str]:
     buckets = buckets_of(plan.dataset.train, lambda picture: backend.side(plan, picture))
     cached = [] if backend.cached is None else [f"  {'encoded':<14}{backend.cached(plan)}"]
     return [*cached, *_bucket_lines(buckets, decided(plan.settings.train.batch_size), backend.remainder)]
+
+
+def write_page(plan: Plan, run_dir: Path) -> Path:
+    """The dataset as a page, into the run directory; made once for all runs on the same pictures at the same size."""
+    backend = BACKENDS[plan.settings.backend.name]()
+    resolution, step = plan.settings.train.resolution_px, plan.settings.model.resolution_step_px
+    name = key_of(PAGE_FORMAT, plan.dataset.digest, str(plan.dataset.dir), plan.settings.backend.name, resolution, step)
+    kept, target = Path(plan.settings.cache.dir).expanduser() / PAGES / f"{name}.html", run_dir / PAGE_NAME
+    try:
+        page = kept.read_text(encoding="utf-8")
+    except OSError:
+        page = dataset_page(plan.dataset, lambda picture: backend.side(plan, picture), resolution_px=resolution)
+        with suppress(OSError):  # a cache is a convenience here
+            write_text(kept, page)
+    write_text(target, page)
+    return target
 
 
 def _bucket_lines(buckets: list[Bucket], batch_size: int, remainder: str) -> list[str]:

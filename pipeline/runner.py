@@ -90,7 +90,7 @@ def run(
         validated = partial(_validate, facts=facts, notes=notes, origins=origins)
         plan = _explained(settings, origins, validated, notes) if settings.explain else validated(settings)
         if until is Until.validate:
-            display.say([*wording.plan_lines(plan), *_preflight(plan)])
+            display.say([*wording.plan_lines(plan), *_preflight(plan, run_dir)])
             return None
         if until is Until.render:
             with locked(run_dir, say=notes.say):
@@ -106,10 +106,11 @@ def run(
             return _train(plan, claim, notes, command=command, began=began)
 
 
-def _preflight(plan: Plan) -> list[str]:
-    from pipeline.preflight import preflight_lines
+def _preflight(plan: Plan, run_dir: Path) -> list[str]:
+    from pipeline.preflight import preflight_lines, write_page
 
-    return preflight_lines(plan)
+    page = write_page(plan, run_dir)
+    return [*preflight_lines(plan), f"  {'dataset page':<14}{wording.short_path(page)}"]
 
 
 def _complete(run_dir: Path, done: Outcome, notes: Notes) -> None:
@@ -202,6 +203,7 @@ def _as_it_began(plan: Plan, claim: Claim, settings: Settings, validated: Callab
 
 
 def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
+    from pipeline.preflight import write_page
     from pipeline.render import render
 
     settings = yaml.safe_dump(plain(plan.settings), sort_keys=False, allow_unicode=True)
@@ -209,6 +211,7 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
     write_text(run_dir / PLAN_NAME, json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
     write_text(run_dir / explanation.FILE_NAME, explanation.as_json(plan.origins))
     _write_skipped(run_dir / SKIPPED_NAME, plan.dataset.skipped)
+    write_page(plan, run_dir)
     return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
 
 

@@ -34,11 +34,16 @@ def opened(path: Path) -> Image.Image:
     try:
         if not path.is_file():
             raise OSError("not a regular file")
-        with path.open("rb") as file, Image.open(file, formats=formats()) as image:
-            load(image)
-            return upright(in_srgb(image), orientation_of(image))
+        return decoded(path.read_bytes())
     except DAMAGED as error:
         raise UnreadableFile(f"{path} can't be decoded: {short(error)}") from error
+
+
+def decoded(data: bytes) -> Image.Image:
+    """The same of a file's bytes. Raises one of DAMAGED."""
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
+        load(image)
+        return upright(in_srgb(image), orientation_of(image))
 
 
 def load(image: Image.Image) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from string import Template
 
+from pipeline.document import document, image
 from pipeline.sweep.names import titles, value_words
 from pipeline.sweep.pictures import Picture, trial_words
 from pipeline.sweep.results import Result, State, axes_of
@@ -17,53 +17,7 @@ _ORDER: tuple[State, ...] = ("finished", "running", "waiting", "pruned", "failed
 FIGURE_TITLES = ("held-out loss", "best step", "training loss", "time", "peak memory")
 _NONE = "-"
 
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$name</title>
-<style>
-:root { --paper: #f6f7f9; --card: #fff; --ink: #1d2127; --soft: #5d6673; --line: #e1e4e9; --best: #0b6bcb;
-  --tint: #eef5fd; --good: #1a7f4b; --bad: #b42318; --late: #946200; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1d2127; --ink: #e7eaee; --soft: #9aa4b1;
-  --line: #323842; --best: #6cb2f7; --tint: #20303f; --good: #5fd394; --bad: #ff8f85; --late: #e3b341; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 32px 20px 64px; }
-h1 { font-size: 26px; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 17px; margin: 0 0 10px; }
-p { margin: 0 0 10px; }
-.soft, figcaption { color: var(--soft); }
-section, figure { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
-  margin: 18px 0; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figure.pair img { width: 100%; max-width: 900px; }
-figcaption { margin-top: 8px; font-size: 14px; }
-.figures { display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 10px 0 14px; }
-.figures div { min-width: 90px; }
-.figures b { display: block; font-size: 21px; font-weight: 600; }
-.figures span { color: var(--soft); font-size: 13px; }
-pre { margin: 0; padding: 12px 14px; background: var(--paper); border: 1px solid var(--line); border-radius: 6px;
-  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, monospace; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; font-size: 13px; }
-td.wide { white-space: normal; min-width: 180px; overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; padding-right: 20px; }
-tr:last-child td { border-bottom: 0; }
-tr.best td { background: var(--tint); font-weight: 600; }
-tr.best td:first-child { color: var(--best); }
-.finished { color: var(--good); } .failed, .killed { color: var(--bad); } .pruned { color: var(--late); }
-</style>
-</head>
-<body>
-<main>
+_BODY = Template("""\
 <h1>$name</h1>
 <p class="soft">$counts</p>
 $best
@@ -80,9 +34,6 @@ $rows
 </section>
 $pictures
 $unfinished
-</main>
-</body>
-</html>
 """)
 
 
@@ -90,7 +41,7 @@ def page(name: str, results: Sequence[Result], pictures: Sequence[Picture]) -> s
     """The whole page. `results` are ranked: the first is the best where it has an objective."""
     axes = axes_of(results)
     reasons = any(result.reason for result in results)
-    return _PAGE.substitute(
+    body = _BODY.substitute(
         name=escape(name),
         counts=escape(counts_words(results)),
         best=_best(results, axes),
@@ -99,6 +50,7 @@ def page(name: str, results: Sequence[Result], pictures: Sequence[Picture]) -> s
         pictures="\n".join(map(_figure, pictures)),
         unfinished=_unfinished(results, axes),
     )
+    return document(name, body)
 
 
 def counts_words(results: Sequence[Result]) -> str:
@@ -172,9 +124,7 @@ def _figure(picture: Picture) -> str:
     note = escape(picture.note)
     if picture.png is None:
         return f'<section>{heading}<p class="soft">Nothing to draw: {note}.</p></section>'
-    data = base64.b64encode(picture.png).decode()
-    image = f'<img alt="{escape(picture.name)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{heading}{image}<figcaption>{note}</figcaption></figure>"
+    return f"<figure>{heading}{image(picture.png, picture.name)}<figcaption>{note}</figcaption></figure>"
 
 
 def _unfinished(results: Sequence[Result], axes: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from pipeline.tracking.masking import Masker
 from pipeline.tracking.store import Client
 
 PLAN = "plan.json"
-ROOT_FILES = ("config.yaml", PLAN, EXPLANATION, OUTCOME, JOURNAL, "trainer.log")
+ROOT_FILES = ("config.yaml", PLAN, EXPLANATION, OUTCOME, JOURNAL, "trainer.log", "skipped.jsonl", "dataset.html")
 _TEXT = frozenset({".yaml", ".yml", ".toml", ".json", ".jsonl", ".log", ".txt", ".md", ".csv", ".sh", ".html"})
 
 

@@ -9,7 +9,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from pipeline.backends.native.features import latent_key, latent_space, text_key
 from pipeline.backends.native.job import NativeJob, TrainPart, changes
 from pipeline.backends.native.stable_diffusion_1 import TextParts, load_autoencoder, load_text_parts, load_tokenizer
 from pipeline.dataset.buckets import Side, bucket_side
+from pipeline.dataset.formats import DAMAGED, short
+from pipeline.dataset.pixels import decoded
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import Shelf
 
@@ -143,7 +144,7 @@ def _encoded(autoencoder: Any, pixels: Tensor, scale: float) -> Tensor:
 
 
 def read_pixels(row: Row, side: Side) -> Tensor:
-    """(3, height, width) in [-1, 1]: turned as its EXIF says, on white where transparent, resized to cover, cropped.
+    """(3, height, width) in [-1, 1]: as `pipeline.dataset.pixels` decodes it, resized to cover, cropped to the middle.
     Raises UnreadableFile, also for a picture that is not the one any more that was looked at: under its digest
     another one would be kept."""
     path = Path(row["path"])
@@ -151,20 +152,10 @@ def read_pixels(row: Row, side: Side) -> Tensor:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != row["digest"]:
             raise UnreadableFile(f"{path} has changed since it was looked at\n    try: the same command again")
-        with Image.open(BytesIO(data)) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            picture = ImageOps.fit(_on_white(turned), side, method=Image.Resampling.LANCZOS)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableFile(f"{path} can't be decoded: {error}") from error
+        picture = ImageOps.fit(decoded(data), side, method=Image.Resampling.LANCZOS)
+    except DAMAGED as error:
+        raise UnreadableFile(f"{path} can't be decoded: {short(error)}") from error
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    colours = picture.convert("RGBA")
-    paper = Image.new("RGBA", colours.size, "white")
-    return Image.alpha_composite(paper, colours).convert("RGB")
 
 
 # ---------------------------------------------------------------------------------------------------------- captions

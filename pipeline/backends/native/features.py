@@ -17,7 +17,7 @@ from pipeline.checkpoint.contents import weights_digest
 from pipeline.dataset.buckets import Side
 from pipeline.features.space import Space, key_of
 
-PIXELS = "turned by EXIF, on white, Lanczos to cover, cropped to the middle"
+PIXELS = "8 bits of sRGB, upright, on white, Lanczos to cover, cropped to the middle"
 """How pictures become pixels: other words here, and everything is encoded anew."""
 
 

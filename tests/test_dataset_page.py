@@ -1,0 +1,70 @@
+"""The dataset as a page, and the contact sheet on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given as each_of
+from hypothesis import strategies
+from PIL import Image
+
+from pipeline.dataset.page import SHOWN_PICTURES, dataset_page
+from pipeline.dataset.sheet import CELL_PX, MARGIN_PX, contact_sheet, kept_box
+from pipeline.preflight import PAGE_NAME, write_page
+from pipeline.records import Picture
+from tests.conftest import PlanFor, demo_pictures
+
+LENGTHS = strategies.integers(1, 400)
+
+
+def flat(path: Path, size: tuple[int, int], *, colour: str = "white") -> Picture:
+    Image.new("RGB", size, colour).save(path)
+    return Picture(path, "a cat, <b>tag</b>", *size, "d" * 64)
+
+
+def test_what_is_cut_off_is_dark_and_the_rest_is_as_it_was(tmp_path: Path) -> None:
+    sheet = contact_sheet([(flat(tmp_path / "a.png", (400, 200)), (64, 64))])
+    middle = MARGIN_PX + CELL_PX // 2
+    assert sheet.getpixel((middle, middle)) == (255, 255, 255)
+    assert max(sheet.getpixel((MARGIN_PX + 4, middle))) < 100  # type: ignore[arg-type]
+
+
+@each_of(LENGTHS, LENGTHS, LENGTHS, LENGTHS)
+def test_what_is_kept_lies_inside_of_the_picture(width: int, height: int, side_w: int, side_h: int) -> None:
+    left, top, right, bottom = kept_box((width, height), (side_w, side_h))
+    assert 0 <= left <= right <= width and 0 <= top <= bottom <= height
+    assert (left, right) == (0, width) or (top, bottom) == (0, height)
+
+
+def test_a_picture_that_is_gone_is_an_empty_cell(tmp_path: Path) -> None:
+    there = flat(tmp_path / "a.png", (64, 64), colour="red")
+    sheet = contact_sheet([(replace(there, path=tmp_path / "gone.png"), (64, 64)), (there, (64, 64))])
+    assert sheet.getpixel((MARGIN_PX + CELL_PX // 2, MARGIN_PX + CELL_PX // 2)) == (255, 255, 255)
+
+
+def test_captions_stand_on_the_page_as_text(tmp_path: Path, plan_for: PlanFor) -> None:
+    dataset = replace(plan_for().dataset, train=(flat(tmp_path / "a.png", (64, 64)),))
+    page = dataset_page(dataset, lambda _: (64, 64), resolution_px=64)
+    assert "&lt;b&gt;tag&lt;/b&gt;" in page and "<b>tag" not in page
+
+
+def test_the_pictures_that_lose_most_are_shown_first(tmp_path: Path, plan_for: PlanFor) -> None:
+    many = [flat(tmp_path / f"{n:03}.png", (64, 64)) for n in range(SHOWN_PICTURES + 5)]
+    dataset = replace(plan_for().dataset, train=(*many, flat(tmp_path / "wide.png", (256, 64))))
+    page = dataset_page(dataset, lambda _: (64, 64), resolution_px=64)
+    assert f"{SHOWN_PICTURES} of {len(dataset.train)}, the most cropped first" in page
+    assert "<td>75 %</td><td>wide.png</td>" in page
+
+
+def test_the_page_is_made_once_for_the_same_pictures_and_anew_for_others(
+    tmp_path: Path, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(f"cache.dir={tmp_path / 'cache'}")
+    first = write_page(plan, tmp_path / "one").read_text()
+    monkeypatch.setattr("pipeline.preflight.dataset_page", lambda *_, **__: "made anew")
+    assert write_page(plan, tmp_path / "two").read_text() == first
+    fewer = replace(plan, dataset=replace(plan.dataset, train=demo_pictures("train")[:3], digest="other"))
+    assert write_page(fewer, tmp_path / "three").read_text() == "made anew"
+    assert (tmp_path / "three" / PAGE_NAME).exists()
