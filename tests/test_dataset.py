@@ -517,6 +517,13 @@ def test_a_blank_picture_is_told(tmp_path: Path, mode: str) -> None:
     assert warned(tmp_path).startswith("1 picture of one colour only")
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
+def test_a_picture_of_any_mode_looks_like_its_copy_in_colours(tmp_path: Path, mode: str) -> None:
+    saved(tmp_path / "train" / "a.png", shapes(3))
+    saved(tmp_path / "aside" / "a.tif", shapes(3).convert(mode))
+    assert "like one trained on" in warned(tmp_path / "train", tmp_path / "aside")
+
+
 def test_one_pixel_of_another_colour_is_enough_not_to_be_blank(tmp_path: Path) -> None:
     image = Image.new("RGB", (1500, 1500))
     image.putpixel((701, 333), (1, 0, 0))

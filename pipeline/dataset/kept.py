@@ -102,8 +102,8 @@ class Kept:
                 self._write()
 
     def __enter__(self) -> Kept:
-        if self._path is not None and not self._opened(self._path):
-            self._opened(self._path)  # one that was damaged is gone now
+        if self._path is not None and not self._opened(self._path) and not self._path.exists():
+            self._opened(self._path)  # it was damaged, and is gone now
         return self
 
     def __exit__(self, *_: object) -> None:

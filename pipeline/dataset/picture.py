@@ -24,7 +24,7 @@ SAMPLED_PX = 128
 decoding, and finds no more copies (tried on copies saved anew, resized and lightened)."""
 REDUCED_PX = 64
 """The shorter side that the perceptual hash is made from: twice what it resizes to."""
-REDUCIBLE = ("L", "RGB", "RGBA", "CMYK", "YCbCr")
+REDUCIBLE = ("L", "RGB", "CMYK", "YCbCr")
 """Modes that are made smaller as they are; the others are converted before."""
 SERIES = ("MPO", "TIFF")
 """Formats whose further frames are no animation: a second eye or a gain map, pages."""
@@ -154,13 +154,13 @@ def _seen(image: Image.Image, orientation: int) -> tuple[int, bool]:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    whole = image if image.mode in REDUCIBLE else flattened(image)
-    if whole.mode not in REDUCIBLE:
-        whole = as_rgb(whole)
-    step = max(1, min(whole.size) // SAMPLED_PX)
+    """In a mode of 8 bits, without transparency."""
+    step = max(1, min(image.size) // SAMPLED_PX)
     if step > 1:
-        whole = whole.resize((whole.width // step, whole.height // step), Image.Resampling.NEAREST)
-    return flattened(whole.reduce(max(1, min(whole.size) // REDUCED_PX)))
+        image = image.resize((image.width // step, image.height // step), Image.Resampling.NEAREST)
+    flat = flattened(image)
+    flat = flat if flat.mode in REDUCIBLE else as_rgb(flat)
+    return flat.reduce(max(1, min(flat.size) // REDUCED_PX))
 
 
 def _is_uniform(image: Image.Image) -> bool:

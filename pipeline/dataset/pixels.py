@@ -94,7 +94,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Grey of more bits: 0 to 65535, or fractions of 1; what goes beyond is taken from its darkest to its lightest."""
     import numpy as np
 
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    values = np.nan_to_num(np.asarray(image).astype(np.float32))
     low, high = float(values.min()), float(values.max())
     white = 1.0 if image.mode == "F" and high <= 1 else 255.0 if image.mode == "F" and high <= 255 else 65535.0
     if low < 0 or high > white:
