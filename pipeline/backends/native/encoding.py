@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.backends.native.features import latent_key, latent_space, text_key, text_space
 from pipeline.backends.native.job import NativeJob, TrainPart, changes
+from pipeline.backends.native.layout import tokenizer_folder
 from pipeline.backends.native.stable_diffusion_1 import TextParts, load_autoencoder, load_text_parts, load_tokenizer
 from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.dataset.formats import DAMAGED, short
@@ -218,6 +219,8 @@ def _encode_texts(
 
 
 def _warn_of_ends(job: NativeJob, captions: Sequence[str], telling: Telling) -> None:
+    if tokenizer_folder(job.model) is not None:  # told before the start
+        return
     tokenizer = load_tokenizer(job.model)
     limit = tokenizer.model_max_length
     cut = sum(len(tokenizer(caption).input_ids) > limit for caption in set(captions))

@@ -1,7 +1,8 @@
-"""What the native backend can't train yet, told before anything starts."""
+"""What the native backend can't train yet, and what of the captions it would not see, told before anything starts."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from pipeline.backends.native.memory import native_kept
 from pipeline.checks.optimizers import rate_problems
-from pipeline.errors import Problem
+from pipeline.dataset.flaws import count, listed
+from pipeline.dataset.tokens import too_long
+from pipeline.errors import Problem, UnreadableFile
 from pipeline.features.room import taken_bytes
 from pipeline.memory.host import cached_bytes
 from pipeline.optimizer.catalog import asked_for
@@ -82,11 +85,47 @@ def _cache_bytes(settings: Settings, facts: Facts) -> float:
     return cached_bytes(settings, facts.dataset, native_kept(settings, facts), "disk")
 
 
+# ---------------------------------------------------------------------------------------------------------- warnings
+
+CLIP_POSITIONS = 77
+"""Of Stable Diffusion 1's text encoder, where no configuration says otherwise."""
+
+
 def native_warnings(settings: Settings, facts: Facts) -> Iterator[str]:
     """What may be meant, and is more often a mistake."""
+    yield from _cut_captions(settings, facts)
     needed = _cache_bytes(settings, facts)
     if needed > settings.cache.max_gib * 2**30:
         yield (
             f"what the encoders make of the dataset takes about {size(int(needed))}, more than"
             f" cache.max_gib={settings.cache.max_gib:g}: it is removed after the training, and made anew for the next"
         )
+
+
+def _cut_captions(settings: Settings, facts: Facts) -> Iterator[str]:
+    """What the trainer would cut off; not asked where the tokenizer is neither named nor beside the model."""
+    checkpoint, dataset = facts.checkpoint, facts.dataset
+    if checkpoint is None or dataset is None:
+        return
+    beside = checkpoint.path if checkpoint.layout == "diffusers" else checkpoint.path.parent
+    folder = Path(settings.model.tokenizer) if settings.model.tokenizer else beside / "tokenizer"
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return
+    limit, pictures = _positions(checkpoint), (*dataset.train, *dataset.heldout)
+    try:
+        cut = too_long((picture.caption for picture in pictures), folder, limit)
+    except UnreadableFile as error:
+        yield str(error)
+        return
+    names = [picture.path.name for picture in pictures if picture.caption in cut]
+    if names:
+        told = f"longer than the text encoder's {limit} tokens, and their ends are not seen"
+        yield f"{count(names)} with a caption {told}: {listed(names)}"
+
+
+def _positions(checkpoint: Checkpoint) -> int:
+    try:
+        config = json.loads((checkpoint.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return CLIP_POSITIONS
