@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw, features
 
+from pipeline.dataset import alike
 from pipeline.dataset.alike import partners
 from pipeline.dataset.formats import endings
 from pipeline.dataset.holdout import split
@@ -559,8 +560,10 @@ def flipped(value: int, bits: int, rng: random.Random) -> int:
     return value
 
 
-def test_the_pairs_within_four_bits_are_found_and_no_others() -> None:
+@pytest.mark.parametrize("few", [0, 10**9], ids=["by bands", "one by one"])
+def test_the_pairs_within_four_bits_are_found_and_no_others(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against all pairs, one by one."""
+    monkeypatch.setattr(alike, "FEW_PAIRS", few)
     rng = random.Random(0)
     hashes = [rng.getrandbits(64) for _ in range(300)]
     others = [flipped(value, i % 8, rng) for i, value in enumerate(hashes)]
@@ -571,7 +574,9 @@ def test_the_pairs_within_four_bits_are_found_and_no_others() -> None:
     assert all((hashes[i] ^ others[j]).bit_count() <= 4 for i, j in found.items())
 
 
-def test_nothing_looks_like_one_of_none() -> None:
+@pytest.mark.parametrize("few", [-1, 10**9], ids=["by bands", "one by one"])
+def test_nothing_looks_like_one_of_none(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alike, "FEW_PAIRS", few)
     assert (partners([], [1]), partners([1], []), partners([7], [7])) == ({}, {}, {0: 0})
 
 

@@ -1,62 +1,21 @@
-"""Which of some pictures look like one of others, among a hundred thousand."""
+"""Which of some pictures look like one of others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 MOST_BITS = 4
 """Of 64 that the perceptual hashes of two pictures may differ in: copies that were saved anew, resized or lightened
 differ in so many at the most, but for a few; pictures of the same kind in 8 and more (tried on shapes, with phash)."""
-BANDS = MOST_BITS + 1
-"""Of two such hashes, one band at least is equal."""
-BAND_BITS = 64 // BANDS
-MOST_STEPS = 500
-"""How far apart hashes of one band are compared: among thousands that are nearly the same some pairs are not found, but
-hardly a picture that is without any."""
-
-Hashes = NDArray[np.uint64]
-Indices = NDArray[np.int64]
+FEW_PAIRS = 100_000
+"""Compared one by one, in hundredths of a second: to load numpy takes longer."""
 
 
 def partners(hashes: Sequence[int], others: Sequence[int]) -> dict[int, int]:
     """Index of a hash -> index of one of the others that differs in at most MOST_BITS bits, for those that have one."""
-    values = np.array([*hashes, *others], dtype=np.uint64)
-    found = np.full(len(hashes), -1, dtype=np.int64)
-    for band in range(BANDS):
-        for pairs in _pairs_of_band(_rotated(values, band * BAND_BITS)):
-            across = pairs[(pairs[:, 0] < len(hashes)) & (pairs[:, 1] >= len(hashes))]
-            found[across[:, 0]] = across[:, 1] - len(hashes)
-    return {int(index): int(found[index]) for index in np.flatnonzero(found >= 0)}
+    if len(hashes) * len(others) > FEW_PAIRS:
+        from pipeline.dataset.bands import partners_by_bands
 
-
-def _pairs_of_band(values: Hashes) -> Iterator[Indices]:
-    """Pairs, the lower index first, whose highest bits are equal: neighbours, once they are sorted."""
-    order = np.argsort(values, kind="stable").astype(np.int64)
-    values = values[order]
-    first = np.arange(len(values))
-    for step in range(1, min(len(values), MOST_STEPS + 1)):
-        first = first[first + step < len(values)]
-        different = values[first] ^ values[first + step]
-        in_band = different >> np.uint64(64 - BAND_BITS) == 0
-        first, different = first[in_band], different[in_band]
-        if not len(first):
-            break
-        near = first[_bit_count(different) <= MOST_BITS]
-        yield np.sort(np.stack([order[near], order[near + step]], axis=1), axis=1)
-
-
-def _rotated(values: Hashes, bits: int) -> Hashes:
-    if bits == 0:
-        return values
-    return (values << np.uint64(bits)) | (values >> np.uint64(64 - bits))
-
-
-def _bit_count(values: Hashes) -> Hashes:
-    """Set bits of each, added up in pairs, fours and eights (numpy has a function for it from 2.0 on)."""
-    values = values - ((values >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    values = (values & np.uint64(0x3333333333333333)) + ((values >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    values = (values + (values >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
+        return partners_by_bands(hashes, others, MOST_BITS)
+    near = ((one, other) for one in range(len(hashes)) for other in range(len(others)))
+    return {one: other for one, other in near if (hashes[one] ^ others[other]).bit_count() <= MOST_BITS}

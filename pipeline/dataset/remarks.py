@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.dataset.alike import partners
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.picture import Look
 from pipeline.records import Picture
@@ -60,8 +61,6 @@ def _near(alike: Mapping[str, int], train: Sequence[Picture], heldout: Sequence[
     trained = list({alike[picture.digest]: picture for picture in train if picture.digest in alike}.values())
     if not aside or not trained:
         return
-    from pipeline.dataset.alike import partners  # and numpy with it
-
     found = partners([alike[each.digest] for each in aside], [alike[each.digest] for each in trained])
     pairs = [(aside[one], trained[other]) for one, other in found.items()]
     names = [f"{one.path} (like {other.path})" for one, other in pairs if one.digest != other.digest]
