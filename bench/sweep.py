@@ -3,7 +3,8 @@
     python -m bench.sweep                 one trial at a time, and two at a time where there are two cores
     python -m bench.sweep --trials 4      fewer of them
 
-Everything is as a user has it, MLflow included, each way with a store of its own.
+Everything is as a user has it, MLflow included, each way with a store and a cache of its own: also of the runs that are
+typed one by one only the first encodes the pictures.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def as_a_sweep(folder: Path, trials: int, at_once: int) -> float:
 
 def run(folder: Path, *words: str) -> None:
     command = [sys.executable, str(PROJECT / "run.py"), f"train.max_steps={STEPS}", f"tracking.store_dir={folder}"]
+    command.append(f"cache.dir={folder / 'cache'}")
     folder.mkdir(exist_ok=True)
     done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
