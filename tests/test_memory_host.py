@@ -47,7 +47,7 @@ def test_every_model_has_a_size_for_what_its_encoders_make(model: str) -> None:
 
 def test_our_own_trainer_keeps_a_mean_and_a_deviation() -> None:
     settings = given.settings("train.shuffle_tags=false")
-    assert native_kept(settings, given.facts()) == Kept("memory", "memory", latent_copies=2)
+    assert native_kept(settings, given.facts()) == Kept("disk", "disk", latent_copies=2, files="in cache.dir")
 
 
 def test_captions_that_change_are_not_kept() -> None:
