@@ -57,20 +57,23 @@ def preflight_lines(plan: Plan) -> list[str]:
     return [*cached, *_bucket_lines(buckets, decided(plan.settings.train.batch_size), backend.remainder)]
 
 
-def write_page(plan: Plan, run_dir: Path) -> Path:
-    """The dataset as a page, into the run directory; made once for all runs on the same pictures at the same size."""
+def dataset_page_file(plan: Plan) -> Path:
+    """The dataset as a page, in the cache: made once for all runs on the same pictures at the same size. Raises OSError
+    where the cache can't be written."""
     backend = BACKENDS[plan.settings.backend.name]()
     resolution, step = plan.settings.train.resolution_px, plan.settings.model.resolution_step_px
     name = key_of(PAGE_FORMAT, plan.dataset.digest, str(plan.dataset.dir), plan.settings.backend.name, resolution, step)
-    kept, target = Path(plan.settings.cache.dir).expanduser() / PAGES / f"{name}.html", run_dir / PAGE_NAME
-    try:
-        page = kept.read_text(encoding="utf-8")
-    except OSError:
+    file = Path(plan.settings.cache.dir).expanduser().absolute() / PAGES / f"{name}.html"
+    if not file.exists():
         page = dataset_page(plan.dataset, lambda picture: backend.side(plan, picture), resolution_px=resolution)
-        with suppress(OSError):  # a cache is a convenience here
-            write_text(kept, page)
-    write_text(target, page)
-    return target
+        write_text(file, page)
+    return file
+
+
+def write_page(plan: Plan, run_dir: Path) -> None:
+    """Into the run directory; not where the cache can't be written, which the backend that needs it tells."""
+    with suppress(OSError):
+        write_text(run_dir / PAGE_NAME, dataset_page_file(plan).read_text(encoding="utf-8"))
 
 
 def _bucket_lines(buckets: list[Bucket], batch_size: int, remainder: str) -> list[str]:

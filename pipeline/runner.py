@@ -90,7 +90,7 @@ def run(
         validated = partial(_validate, facts=facts, notes=notes, origins=origins)
         plan = _explained(settings, origins, validated, notes) if settings.explain else validated(settings)
         if until is Until.validate:
-            display.say([*wording.plan_lines(plan), *_preflight(plan, run_dir)])
+            display.say([*wording.plan_lines(plan), *_preflight(plan)])
             return None
         if until is Until.render:
             with locked(run_dir, say=notes.say):
@@ -106,11 +106,14 @@ def run(
             return _train(plan, claim, notes, command=command, began=began)
 
 
-def _preflight(plan: Plan, run_dir: Path) -> list[str]:
-    from pipeline.preflight import preflight_lines, write_page
+def _preflight(plan: Plan) -> list[str]:
+    from pipeline.preflight import dataset_page_file, preflight_lines
 
-    page = write_page(plan, run_dir)
-    return [*preflight_lines(plan), f"  {'dataset page':<14}{wording.short_path(page)}"]
+    try:
+        page = wording.short_path(dataset_page_file(plan))
+    except OSError as error:
+        page = f"not written: cache.dir={plan.settings.cache.dir}: {error.strerror}"
+    return [*preflight_lines(plan), f"  {'dataset page':<14}{page}"]
 
 
 def _complete(run_dir: Path, done: Outcome, notes: Notes) -> None:

@@ -62,9 +62,17 @@ def test_the_page_is_made_once_for_the_same_pictures_and_anew_for_others(
     tmp_path: Path, plan_for: PlanFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_for(f"cache.dir={tmp_path / 'cache'}")
-    first = write_page(plan, tmp_path / "one").read_text()
+    write_page(plan, tmp_path / "one")
+    first = (tmp_path / "one" / PAGE_NAME).read_text()
     monkeypatch.setattr("pipeline.preflight.dataset_page", lambda *_, **__: "made anew")
-    assert write_page(plan, tmp_path / "two").read_text() == first
+    write_page(plan, tmp_path / "two")
+    assert (tmp_path / "two" / PAGE_NAME).read_text() == first
     fewer = replace(plan, dataset=replace(plan.dataset, train=demo_pictures("train")[:3], digest="other"))
-    assert write_page(fewer, tmp_path / "three").read_text() == "made anew"
-    assert (tmp_path / "three" / PAGE_NAME).exists()
+    write_page(fewer, tmp_path / "three")
+    assert (tmp_path / "three" / PAGE_NAME).read_text() == "made anew"
+
+
+def test_a_cache_that_cannot_be_written_costs_the_page_only(tmp_path: Path, plan_for: PlanFor) -> None:
+    (tmp_path / "file").write_text("")
+    write_page(plan_for(f"cache.dir={tmp_path / 'file' / 'cache'}"), tmp_path / "run")
+    assert not (tmp_path / "run" / PAGE_NAME).exists()

@@ -261,7 +261,7 @@ def test_a_run_says_nothing_of_the_caches_of_other_architectures(cached: Path) -
 
 
 def test_a_folder_that_can_not_be_written_is_told(folder: Path) -> None:
-    (folder / f"{SIDECAR}.part").mkdir()
+    (folder / f"{SIDECAR}.{os.getpid()}.part").mkdir()
     with pytest.raises(RunError, match="can't be written"):
         made(folder)
 
