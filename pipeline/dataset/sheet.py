@@ -42,7 +42,7 @@ def _as_cut(picture: Picture, side: Side) -> Image.Image | None:
     if small is None:
         return None
     box = kept_box(small.size, side)
-    seen = Image.eval(small, lambda value: int(value * DARK))
+    seen = small.point(lambda value: int(value * DARK))
     seen.paste(small.crop(box), box[:2])
     left, top, right, bottom = box
     ImageDraw.Draw(seen).rectangle((left, top, right - 1, bottom - 1), outline=FRAME)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ BATCH_CAPTIONS = 16
 TOLD_EVERY_SECONDS = 2.0
 WAITING = "waiting for another run that encodes the same"
 
+T = TypeVar("T")
 Row = dict[str, Any]
 """Of the job's pictures."""
 
@@ -95,21 +96,27 @@ def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, t
     on from there. Raises UnreadableFile for a picture that can't be decoded."""
     shelf = Shelf(Path(job.cache_dir), latent_space(job))
     keyed = {latent_key(row, side): (row, side) for row in rows for side in [side_of(row, job.train)]}
+    _fill(shelf, keyed, telling, "pictures", lambda missing: _encode_missing(job, missing, shelf, device, telling))
+    return shelf
+
+
+def _fill(
+    shelf: Shelf, keyed: dict[str, T], telling: Telling, noun: str, encode: Callable[[dict[str, T]], None]
+) -> None:
+    """What is missing is encoded, unless another run has made it while this one waited for it."""
     if shelf.missing(keyed):
         with shelf.writing(between=telling.between, waiting=lambda: telling.phase(WAITING)):
             missing = shelf.missing(keyed)
-            _encode_missing(job, {key: keyed[key] for key in keyed if key in missing}, shelf, device, telling)
+            if missing:
+                encode({key: each for key, each in keyed.items() if key in missing})
     else:
-        telling.phase(f"{len(keyed)} pictures are encoded already")
+        telling.phase(f"{len(keyed)} {noun} are encoded already")
     shelf.use(keyed)
-    return shelf
 
 
 def _encode_missing(
     job: NativeJob, missing: dict[str, tuple[Row, Side]], shelf: Shelf, device: torch.device, telling: Telling
 ) -> None:
-    if not missing:  # another run has made them meanwhile
-        return
     telling.phase(f"encoding {len(missing)} pictures")
     autoencoder = load_autoencoder(job.model).to(device)
     scale = float(autoencoder.config.scaling_factor)
@@ -189,13 +196,8 @@ def encode_captions(job: NativeJob, captions: Sequence[str], device: torch.devic
     wanted = ["", *captions, job.sample.negative_prompt, *job.sample.prompts]
     keyed = {text_key(caption): caption for caption in wanted}
     shelf = Shelf(Path(job.cache_dir), text_space(job))
-    if shelf.missing(keyed):
-        with shelf.writing(between=telling.between, waiting=lambda: telling.phase(WAITING)):
-            missing = shelf.missing(keyed)
-            _encode_texts(job, {key: keyed[key] for key in keyed if key in missing}, shelf, device, telling)
-    else:
-        telling.phase(f"{len(keyed)} captions and prompts are encoded already")
-    shelf.use(keyed)
+    noun = "captions and prompts"
+    _fill(shelf, keyed, telling, noun, lambda missing: _encode_texts(job, missing, shelf, device, telling))
     return Embeddings(shelf, None)
 
 
@@ -203,8 +205,6 @@ def encode_captions(job: NativeJob, captions: Sequence[str], device: torch.devic
 def _encode_texts(
     job: NativeJob, missing: dict[str, str], shelf: Shelf, device: torch.device, telling: Telling
 ) -> None:
-    if not missing:
-        return
     telling.phase(f"encoding {len(missing)} captions")
     text = load_text_parts(job.model)
     text.encoder.to(device)
