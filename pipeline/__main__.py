@@ -152,26 +152,35 @@ def report(arguments: argparse.Namespace) -> int:
 def show_cache(arguments: argparse.Namespace) -> int:
     from pipeline.features import room, telling
 
-    rows = room.kept(arguments.dir)
-    _tell([telling.as_json(arguments.dir, rows)] if arguments.json else telling.lines(arguments.dir, rows))
+    folder = _cache_dir(arguments)
+    rows = room.kept(folder)
+    _tell([telling.as_json(folder, rows)] if arguments.json else telling.lines(folder, rows))
     return 0
 
 
 def prune_cache(arguments: argparse.Namespace) -> int:
     from pipeline.features import room, telling
 
+    folder = _cache_dir(arguments)
     most = telling.limit_gib() if arguments.max_gib is None else arguments.max_gib
-    removed = room.make_room(arguments.dir, most * 2**30)
-    _tell([telling.removed_line(removed, room.kept(arguments.dir))])
+    removed = room.make_room(folder, most * 2**30)
+    _tell([telling.removed_line(removed, room.taken_bytes(folder))])
     return 0
 
 
 def verify_cache(arguments: argparse.Namespace) -> int:
     from pipeline.features import room, telling
 
-    verified = room.verify(arguments.dir)
+    folder = _cache_dir(arguments)
+    verified = room.verify(folder)
     _tell(telling.verified_lines(verified))
     return 1 if verified.damaged else 0
+
+
+def _cache_dir(arguments: argparse.Namespace) -> Path:
+    from pipeline.settings import default_of
+
+    return arguments.dir or Path(default_of("cache.dir")).expanduser()
 
 
 def ui(arguments: argparse.Namespace) -> int:
@@ -221,8 +230,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     where = argparse.ArgumentParser(add_help=False)
-    default = Path(os.environ.get("LORA_EASY_CACHE") or PROJECT / "cache")
-    where.add_argument("--dir", type=Path, default=default, metavar="DIR", help=f"cache.dir; default: {default}")
+    where.add_argument("--dir", type=Path, metavar="DIR", help="default: cache.dir, as the configuration has it")
     showing = verbs.add_parser("show", parents=[where], help="a line an encoder: how much, and when it was used last")
     showing.add_argument("--json", action="store_true", help="print one object")
     showing.set_defaults(verb=show_cache)

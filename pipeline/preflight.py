@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.dataset.buckets import Bucket, Side, buckets_of
 from pipeline.dataset.page import dataset_page
+from pipeline.features.room import PAGES
 from pipeline.features.space import key_of
 from pipeline.files import write_text
 from pipeline.records import Picture, Plan
 from pipeline.settings import decided
 
 PAGE_NAME = "dataset.html"
-PAGES = "pages"
-"""In the cache's folder."""
 PAGE_FORMAT = 1
 SHOWN = 8
 """Buckets that have a line each."""
@@ -64,16 +63,22 @@ def dataset_page_file(plan: Plan) -> Path:
     resolution, step = plan.settings.train.resolution_px, plan.settings.model.resolution_step_px
     name = key_of(PAGE_FORMAT, plan.dataset.digest, str(plan.dataset.dir), plan.settings.backend.name, resolution, step)
     file = Path(plan.settings.cache.dir).expanduser().absolute() / PAGES / f"{name}.html"
-    if not file.exists():
+    if file.exists():
+        os.utime(file)  # what was used last is removed last
+    else:
         page = dataset_page(plan.dataset, lambda picture: backend.side(plan, picture), resolution_px=resolution)
         write_text(file, page)
     return file
 
 
-def write_page(plan: Plan, run_dir: Path) -> None:
-    """Into the run directory; not where the cache can't be written, which the backend that needs it tells."""
-    with suppress(OSError):
-        write_text(run_dir / PAGE_NAME, dataset_page_file(plan).read_text(encoding="utf-8"))
+def write_page(plan: Plan, run_dir: Path) -> str:
+    """Into the run directory; what is to be told where the cache can't be written, empty else."""
+    try:
+        page = dataset_page_file(plan).read_text(encoding="utf-8")
+    except OSError as error:
+        return f"cache.dir={plan.settings.cache.dir}: {error.strerror}; the run has no {PAGE_NAME}"
+    write_text(run_dir / PAGE_NAME, page)
+    return ""
 
 
 def _bucket_lines(buckets: list[Bucket], batch_size: int, remainder: str) -> list[str]:

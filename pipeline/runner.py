@@ -214,7 +214,8 @@ def _render(plan: Plan, run_dir: Path, notes: Notes) -> Job:
     write_text(run_dir / PLAN_NAME, json.dumps(_simple(_plan_record(plan)), indent=1, ensure_ascii=False) + "\n")
     write_text(run_dir / explanation.FILE_NAME, explanation.as_json(plan.origins))
     _write_skipped(run_dir / SKIPPED_NAME, plan.dataset.skipped)
-    write_page(plan, run_dir)
+    if trouble := write_page(plan, run_dir):
+        notes.tell("warning", text=trouble)
     return notes.stage("render", lambda: render(plan, run_dir), wording.job_summary)
 
 

@@ -607,6 +607,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
 
 
+def default_of(key: str) -> Any:
+    """What `conf/config.yaml` says of a key that belongs to no group, for the verbs that compose nothing."""
+    from omegaconf import OmegaConf
+
+    register()
+    return OmegaConf.select(OmegaConf.load(PROJECT / "conf" / "config.yaml"), key)
+
+
 def from_config(config: DictConfig) -> Settings:
     """The typed settings. Raises InvalidSettings for values that are missing or out of the figures' reach."""
     from omegaconf import OmegaConf

@@ -13,7 +13,7 @@ from pipeline.settings import decided
 
 def machine_summary(machine: Machine) -> str:
     if machine.platform == "cpu":
-        return f"cpu, {_plural(machine.cpu_cores, 'core')}"
+        return f"cpu, {counted(machine.cpu_cores, 'core')}"
     several = f"{len(machine.device_names)} x " if len(machine.device_names) > 1 else ""
     return f"{machine.platform}, {several}{machine.device_names[0]}"
 
@@ -34,12 +34,12 @@ def plan_summary(plan: Plan) -> str:
     train = plan.settings.train
     batch = decided(train.batch_size) * decided(train.accumulation_steps) * plan.num_processes
     return (
-        f"{_plural(plan.steps, 'step')} of {_plural(batch, 'picture')} · {plan.precision} · {plan.settings.mode.name}"
+        f"{counted(plan.steps, 'step')} of {counted(batch, 'picture')} · {plan.precision} · {plan.settings.mode.name}"
     )
 
 
 def job_summary(job: Job) -> str:
-    return f"{_plural(len(job.files), 'file')} in {short_path(job.run_dir / 'job')}"
+    return f"{counted(len(job.files), 'file')} in {short_path(job.run_dir / 'job')}"
 
 
 def machine_lines(machine: Machine) -> list[str]:
@@ -154,6 +154,11 @@ def count(number: int) -> str:
     return str(number)
 
 
+def counted(number: int, noun: str, several: str = "") -> str:
+    """`1 picture`, `2 pictures`; `several` where an s does not do."""
+    return f"{number} {noun}" if number == 1 else f"{number} {several or f'{noun}s'}"
+
+
 def size(num_bytes: int) -> str:
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= factor:
@@ -184,7 +189,3 @@ def _table(*rows: tuple[str, str]) -> list[str]:
 
 def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, Iterable) and not isinstance(value, str) else str(value)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -128,7 +128,7 @@ def test_an_edited_picture_is_encoded_anew_under_its_old_name(
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     edited = job_on(plan_for, tmp_path)
     after, told = encode(edited)
-    assert told.encoded[0] == "encoding 1 pictures"
+    assert told.encoded[0] == "encoding 1 picture"
     assert not torch.equal(before.read(keys(job)[0]), after.read(keys(edited)[0]))
 
 
@@ -147,7 +147,7 @@ def test_an_edited_caption_is_encoded_anew(plan_for: PlanFor, job: NativeJob, tm
     (tmp_path / "pictures" / "0.txt").write_text("another caption")
     edited, told = job_on(plan_for, tmp_path), Told()
     encode_captions(edited, [str(row["caption"]) for row in edited.pictures()], CPU, told.telling)
-    assert told.encoded == ["encoding 1 captions"]
+    assert told.encoded == ["encoding 1 caption"]
 
 
 def test_a_renamed_picture_is_not_encoded_again(plan_for: PlanFor, job: NativeJob, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def filled(cache: Path, vae: str, used: int) -> Space:
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     spaces = {used: filled(tmp_path, f"vae {used}", used) for used in (200, 100, 300)}
-    assert make_room(tmp_path, 9000).shards == 1
+    assert make_room(tmp_path, 9000).files == 1
     assert [row.name for row in kept(tmp_path)] == [spaces[300].name, spaces[200].name]
 
 
@@ -339,10 +339,10 @@ def test_using_a_feature_keeps_it_longer(tmp_path: Path) -> None:
 def test_what_a_run_is_reading_is_not_removed(tmp_path: Path) -> None:
     space = filled(tmp_path, "old", 100)
     shelf = Shelf(tmp_path, space)
-    assert make_room(tmp_path, 0).shards == 0
+    assert make_room(tmp_path, 0).files == 0
     assert torch.equal(shelf.read("a"), feature(100, size=1000))
     shelf.close()
-    assert make_room(tmp_path, 0).shards == 1
+    assert make_room(tmp_path, 0).files == 1
 
 
 def test_what_a_killed_writer_left_unfinished_is_removed(tmp_path: Path) -> None:
@@ -400,6 +400,25 @@ def test_prune_leaves_at_most_what_is_typed(tmp_path: Path, capsys: pytest.Captu
     assert main(["cache", "prune", "--dir", str(tmp_path), "--max-gib", "0"]) == 0
     assert "1 file removed" in capsys.readouterr().out
     assert kept(tmp_path) == []
+
+
+def test_a_page_that_was_not_used_for_longest_goes_before_a_feature(tmp_path: Path) -> None:
+    filled(tmp_path, "new", 200)
+    page = tmp_path / "pages" / "a.html"
+    page.parent.mkdir()
+    page.write_text("x" * 5000)
+    os.utime(page, (100, 100))
+    assert make_room(tmp_path, 6000).files == 1
+    assert not page.exists() and len(kept(tmp_path)) == 1
+
+
+def test_the_verbs_look_where_runs_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_EASY_CACHE", str(tmp_path / "elsewhere"))
+    assert main(["cache", "show"]) == 0
+    assert str(tmp_path / "elsewhere") in capsys.readouterr().out
+    assert compose_settings().cache.dir == str(tmp_path / "elsewhere")
 
 
 def test_show_of_a_cache_that_is_not_there_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pipeline.records import Picture
 
@@ -12,6 +13,7 @@ Side = tuple[int, int]
 """(width, height) in pixels."""
 
 
+@lru_cache(maxsize=1 << 16)  # most pictures of a dataset have one of a few sizes
 def bucket_side(width_px: int, height_px: int, *, resolution_px: int, step_px: int) -> Side:
     """The sides, multiples of `step_px`, that a picture is resized and cropped to: its own aspect ratio as nearly as
     they allow, an area of at most `resolution_px` squared, and no side over twice `resolution_px`."""

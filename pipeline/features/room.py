@@ -14,6 +14,9 @@ from pipeline.features.shelf import MADE_NAME, PINS_NAME, SUFFIX, checksum, plac
 from pipeline.features.space import FOLDER
 from pipeline.locks import lock_if_free
 
+PAGES = "pages"
+"""Folder, in the cache's, of datasets as pages: files that no run reads while it trains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -31,7 +34,7 @@ class Kept:
 class Removed:
     """What had to go."""
 
-    shards: int
+    files: int
     bytes: int
 
 
@@ -69,33 +72,46 @@ def _made(folder: Path) -> dict[str, str]:
 
 
 def taken_bytes(cache_dir: Path) -> int:
-    """By all spaces; cheap: no file is opened."""
-    return sum(size for _, size, _ in _shards(cache_dir))
+    """By all spaces and pages; cheap: no file is opened."""
+    return sum(size for _, size, _ in _files(cache_dir))
 
 
 def make_room(cache_dir: Path, max_bytes: float) -> Removed:
     """Removes files until the rest takes at most `max_bytes`, those that were not used for longest first. What a run
     reads at this moment stays, whatever it takes."""
-    shards = sorted(_shards(cache_dir))
-    over = sum(size for _, size, _ in shards) - max_bytes
+    files = sorted(_files(cache_dir))
+    over = sum(size for _, size, _ in files) - max_bytes
     count = freed = 0
-    for _, size, shard in shards:
+    for _, size, file in files:
         if freed >= over:
             break
-        with lock_if_free(shard.parent / PINS_NAME) as is_free:
-            if is_free:
-                shard.unlink(missing_ok=True)
-                count, freed = count + 1, freed + size
+        if _removed(file):
+            count, freed = count + 1, freed + size
     _tidy(cache_dir)
     return Removed(count, freed)
 
 
-def _shards(cache_dir: Path) -> Iterator[tuple[float, int, Path]]:
-    for folder in _spaces(cache_dir):
-        for shard in folder.glob(f"*{SUFFIX}"):
-            with suppress(OSError):  # another process has removed it
-                told = shard.stat()
-                yield told.st_mtime, told.st_size, shard
+def _removed(file: Path) -> bool:
+    """Not while a run reads it."""
+    if file.parent.name == PAGES:
+        file.unlink(missing_ok=True)
+        return True
+    with lock_if_free(file.parent / PINS_NAME) as is_free:
+        if is_free:
+            file.unlink(missing_ok=True)
+        return is_free
+
+
+def _files(cache_dir: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each was used last, and its bytes."""
+    for file in (*_shards(cache_dir), *(cache_dir / PAGES).glob("*.html")):
+        with suppress(OSError):  # another process has removed it
+            told = file.stat()
+            yield told.st_mtime, told.st_size, file
+
+
+def _shards(cache_dir: Path) -> Iterator[Path]:
+    return (shard for folder in _spaces(cache_dir) for shard in sorted(folder.glob(f"*{SUFFIX}")))
 
 
 def _tidy(cache_dir: Path) -> None:
@@ -113,7 +129,7 @@ def _tidy(cache_dir: Path) -> None:
 def verify(cache_dir: Path) -> Verified:
     """Reads every feature, and removes the files in which one is not what was written: the next run makes it anew."""
     count, damaged = 0, []
-    for _, _, shard in sorted(_shards(cache_dir)):
+    for shard in _shards(cache_dir):
         try:
             places = places_of(shard)
             whole = all(checksum(raw_bytes(place)) == place.check for place in places.values())

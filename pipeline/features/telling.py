@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from pipeline.features.room import Kept, Removed, Verified
-from pipeline.settings import PROJECT
+from pipeline.settings import default_of
 from pipeline.wording import size
 
 DIGEST_CHARACTERS = 10
@@ -19,9 +17,8 @@ SHOWN = ("clip_skip", "device")
 
 
 def limit_gib() -> float:
-    """What `conf/config.yaml` says of it."""
-    settings = yaml.safe_load((PROJECT / "conf" / "config.yaml").read_text(encoding="utf-8"))
-    return float(settings["cache"]["max_gib"])
+    """What the configuration says of it."""
+    return float(default_of("cache.max_gib"))
 
 
 def lines(cache_dir: Path, rows: Sequence[Kept]) -> list[str]:
@@ -45,10 +42,10 @@ def as_json(cache_dir: Path, rows: Sequence[Kept]) -> str:
     return json.dumps({"dir": str(cache_dir), "spaces": [asdict(row) for row in rows]}, indent=1)
 
 
-def removed_line(removed: Removed, left: Sequence[Kept]) -> str:
+def removed_line(removed: Removed, left_bytes: int) -> str:
     """What went, and what is left."""
-    files = f"{removed.shards} file{'' if removed.shards == 1 else 's'}"
-    return f"{files} removed, {size(removed.bytes)}; {size(sum(row.bytes for row in left))} are left"
+    files = f"{removed.files} file{'' if removed.files == 1 else 's'}"
+    return f"{files} removed, {size(removed.bytes)}; {size(left_bytes)} are left"
 
 
 def verified_lines(verified: Verified) -> list[str]:

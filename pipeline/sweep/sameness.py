@@ -53,5 +53,5 @@ def _digests_here(settings: Settings) -> Digests:
         model: str | None = recognise(Path(settings.model.path), insisting=not settings.model.trust_header).digest
     except UnreadableFile:
         model = None
-    pictures, _ = scan(settings.data, threads=cpu_cores())
+    pictures, _ = scan(settings.data, threads=cpu_cores(), cache_dir=Path(settings.cache.dir).expanduser())
     return {"the base model": model, "the set of pictures": None if pictures is None else pictures.digest}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pipeline.records import Picture
 
@@ -31,7 +32,8 @@ def batches_per_epoch(
     return sum(math.ceil(count / batch_size) for count in members.values())
 
 
-def bucket_sides(resolution_px: int, step_px: int) -> list[Side]:
+@lru_cache
+def bucket_sides(resolution_px: int, step_px: int) -> tuple[Side, ...]:
     """All sides whose area is at most that of the resolution (make_bucket_resolutions, library/model_util.py)."""
     shortest, longest = bucket_limits_px(resolution_px, step_px)
     area, square = resolution_px * resolution_px, resolution_px // step_px * step_px
@@ -40,7 +42,7 @@ def bucket_sides(resolution_px: int, step_px: int) -> list[Side]:
         height = min(longest, area // width // step_px * step_px)
         if height >= shortest:
             sides |= {(width, height), (height, width)}
-    return sorted(sides)
+    return tuple(sorted(sides))
 
 
 def nearest_side(sides: Sequence[Side], width_px: int, height_px: int) -> Side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.backends.native.randomness import plain_random
@@ -16,11 +17,11 @@ class BatchOrder:
     """The bucket of each picture."""
     batch_size: int
     seed: int
+    batches_per_epoch: int = field(init=False)
     _epoch: tuple[int, list[list[int]]] = field(default=(-1, []))
 
-    @property
-    def batches_per_epoch(self) -> int:
-        return sum(-(-len(members) // self.batch_size) for members in self._members().values())
+    def __post_init__(self) -> None:
+        self.batches_per_epoch = sum(-(-count // self.batch_size) for count in Counter(self.buckets).values())
 
     def batch(self, number: int) -> list[int]:
         """Every picture stands once in an epoch; a bucket's last batch is filled from its own beginning."""

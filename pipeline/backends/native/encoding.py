@@ -26,6 +26,7 @@ from pipeline.dataset.formats import DAMAGED, short
 from pipeline.dataset.pixels import decoded
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import Shelf
+from pipeline.wording import counted
 
 BATCH_PIXELS = 1 << 20
 """Pixels that go through the encoder at once on a card: one picture of 1024 px, four of 512 px."""
@@ -96,12 +97,18 @@ def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, t
     on from there. Raises UnreadableFile for a picture that can't be decoded."""
     shelf = Shelf(Path(job.cache_dir), latent_space(job))
     keyed = {latent_key(row, side): (row, side) for row in rows for side in [side_of(row, job.train)]}
-    _fill(shelf, keyed, telling, "pictures", lambda missing: _encode_missing(job, missing, shelf, device, telling))
+    _fill(
+        shelf,
+        keyed,
+        telling,
+        counted(len(keyed), "picture"),
+        lambda missing: _encode_missing(job, missing, shelf, device, telling),
+    )
     return shelf
 
 
 def _fill(
-    shelf: Shelf, keyed: dict[str, T], telling: Telling, noun: str, encode: Callable[[dict[str, T]], None]
+    shelf: Shelf, keyed: dict[str, T], telling: Telling, what: str, encode: Callable[[dict[str, T]], None]
 ) -> None:
     """What is missing is encoded, unless another run has made it while this one waited for it."""
     if shelf.missing(keyed):
@@ -110,14 +117,15 @@ def _fill(
             if missing:
                 encode({key: each for key, each in keyed.items() if key in missing})
     else:
-        telling.phase(f"{len(keyed)} {noun} are encoded already")
+        telling.phase(f"encoded already: {what}")
     shelf.use(keyed)
 
 
 def _encode_missing(
     job: NativeJob, missing: dict[str, tuple[Row, Side]], shelf: Shelf, device: torch.device, telling: Telling
 ) -> None:
-    telling.phase(f"encoding {len(missing)} pictures")
+    what = f"encoding {counted(len(missing), 'picture')}"
+    telling.phase(what)
     autoencoder = load_autoencoder(job.model).to(device)
     scale = float(autoencoder.config.scaling_factor)
     done, told_at = 0, time.monotonic()
@@ -128,7 +136,7 @@ def _encode_missing(
             shelf.put(key, feature)
         done += len(keys)
         if time.monotonic() - told_at > TOLD_EVERY_SECONDS:
-            telling.phase(f"encoding {len(missing)} pictures, {done} done")
+            telling.phase(f"{what}, {done} done")
             told_at = time.monotonic()
 
 
@@ -196,8 +204,8 @@ def encode_captions(job: NativeJob, captions: Sequence[str], device: torch.devic
     wanted = ["", *captions, job.sample.negative_prompt, *job.sample.prompts]
     keyed = {text_key(caption): caption for caption in wanted}
     shelf = Shelf(Path(job.cache_dir), text_space(job))
-    noun = "captions and prompts"
-    _fill(shelf, keyed, telling, noun, lambda missing: _encode_texts(job, missing, shelf, device, telling))
+    what = counted(len(keyed), "caption or prompt", "captions and prompts")
+    _fill(shelf, keyed, telling, what, lambda missing: _encode_texts(job, missing, shelf, device, telling))
     return Embeddings(shelf, None)
 
 
@@ -205,7 +213,7 @@ def encode_captions(job: NativeJob, captions: Sequence[str], device: torch.devic
 def _encode_texts(
     job: NativeJob, missing: dict[str, str], shelf: Shelf, device: torch.device, telling: Telling
 ) -> None:
-    telling.phase(f"encoding {len(missing)} captions")
+    telling.phase(f"encoding {counted(len(missing), 'caption')}")
     text = load_text_parts(job.model)
     text.encoder.to(device)
     size = 1 if device.type == "cpu" else BATCH_CAPTIONS  # as of pictures
