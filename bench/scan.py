@@ -27,7 +27,8 @@ from PIL import Image, ImageDraw
 
 from pipeline.dataset.kept import RACY_NS
 from pipeline.dataset.scan import scan
-from pipeline.settings import PROJECT, Data, OnBad
+from pipeline.settings import PROJECT
+from tests import given
 
 SIDE_PX = 1000
 SMALL_PX = 16
@@ -109,8 +110,7 @@ def decode(path: Path) -> None:
 
 
 def scan_folder(folder: Path, threads: int, cache: Path | None) -> None:
-    data = Data("folder", str(folder), None, 0.1, ".txt", None, OnBad.error)
-    dataset, problems = scan(data, threads=threads, cache_dir=cache)
+    dataset, problems = scan(given.data(folder, heldout_fraction=0.1), threads=threads, cache_dir=cache)
     if dataset is None or problems:
         raise SystemExit(f"the pictures can't be scanned: {problems}")
 

@@ -6,32 +6,42 @@ import math
 from collections.abc import Collection, Iterator
 
 from pipeline.errors import Problem
-from pipeline.records import Choice
+from pipeline.records import Choice, Dataset
 from pipeline.settings import Settings, Train, decided
 
-REPEATS = 1
-"""Of a picture in an epoch. Both backends train so: a dataset is one folder, and there is nothing to balance."""
 LEAST_LOOKS = 10
 """At every picture, whatever the cap: a large dataset is not cut short (docs/profiles.md)."""
 MOST_WARMUP = 0.1
 """Of the updates, unless typed: a warm-up that suits a recipe's length would be half of a short run."""
 
 
-def steps_of(settings: Settings, num_pictures: int) -> tuple[int, Choice | None]:
+def shown(dataset: Dataset) -> int:
+    """Pictures to train on that an epoch shows, one that is repeated as often."""
+    return sum(picture.repeats for picture in dataset.train)
+
+
+def samples_per_epoch(dataset: Dataset) -> int:
+    """The same with as many for regularisation, where there are such ones."""
+    return shown(dataset) * (2 if dataset.regularisation else 1)
+
+
+def steps_of(settings: Settings, dataset: Dataset) -> tuple[int, Choice | None]:
     """Optimizer updates, and how they came about; no choice where `train.max_steps` was typed. `train.min_steps` holds
-    for what follows from samples a picture only."""
+    for what follows from samples a picture only. Those count pictures: repeats weigh them against each other then, and
+    make an epoch longer, not the run."""
     train, batch = settings.train, batch_of(settings)
     if train.max_steps is not None:
         return train.max_steps, None
     if train.epochs is not None:
-        steps = max(1, math.ceil(round(num_pictures * REPEATS * train.epochs / batch, 9)))
-        return steps, _choice(num_pictures, batch, steps, f"train.epochs={train.epochs:g}")
-    asked, samples, words = _samples(train, num_pictures)
-    enough = math.ceil(samples / batch)
+        steps = max(1, math.ceil(round(samples_per_epoch(dataset) * train.epochs / batch, 9)))
+        return steps, _choice(dataset, batch, steps, f"train.epochs={train.epochs:g}")
+    asked, samples, words = _samples(train, len(dataset.train))
+    also = ", and as many for regularisation" if dataset.regularisation else ""
+    enough = math.ceil(samples * (2 if also else 1) / batch)
     at_least = f", and at least {train.min_steps} steps" if train.min_steps > enough else ""
     steps = max(train.min_steps, enough)
     return steps, _choice(
-        num_pictures, batch, steps, f"{train.samples_per_image} a picture = {asked}, {words}{at_least}"
+        dataset, batch, steps, f"{train.samples_per_image} a picture = {asked}, {words}{also}{at_least}"
     )
 
 
@@ -43,15 +53,22 @@ def _samples(train: Train, num_pictures: int) -> tuple[int, int, str]:
     return asked, samples, f"within {train.samples_floor}..{cap} = {samples} samples"
 
 
-def _choice(num_pictures: int, batch: int, steps: int, why: str) -> Choice:
-    return Choice("train.max_steps", steps, f"{equation(num_pictures, batch, steps)}; {why}")
+def _choice(dataset: Dataset, batch: int, steps: int, why: str) -> Choice:
+    return Choice("train.max_steps", steps, f"{equation(dataset, batch, steps)}; {why}")
 
 
-def equation(num_pictures: int, batch: int, steps: int) -> str:
+def equation(dataset: Dataset, batch: int, steps: int) -> str:
     """pictures x repeats x epochs / batch = steps, in numbers that come out."""
-    epochs = steps * batch / (num_pictures * REPEATS)
-    factors = " x ".join((_many(num_pictures, "picture"), _many(REPEATS, "repeat"), _many(epochs, "epoch")))
-    return f"{factors} / batch {batch} = {_many(steps, 'step')}"
+    epochs = steps * batch / samples_per_epoch(dataset)
+    return f"{_epoch_words(dataset)} x {_many(epochs, 'epoch')} / batch {batch} = {_many(steps, 'step')}"
+
+
+def _epoch_words(dataset: Dataset) -> str:
+    pictures, repeats = _many(len(dataset.train), "picture"), {picture.repeats for picture in dataset.train}
+    words = f"{pictures} x {_many(next(iter(repeats)), 'repeat')}"
+    if len(repeats) > 1:
+        words = f"{shown(dataset)} ({pictures} x {min(repeats)} to {max(repeats)} repeats)"
+    return f"({words} + {shown(dataset)} for regularisation)" if dataset.regularisation else words
 
 
 def _many(number: float, noun: str) -> str:

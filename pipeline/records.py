@@ -217,6 +217,13 @@ class Picture:
     """SHA-256 of the file's bytes."""
     orientation: int = 1
     """Of EXIF: how a viewer turns what is stored; 1: not at all. Width and height are those of the turned picture."""
+    repeats: int = 1
+    """How often an epoch shows it."""
+    mask_path: Path | None = None
+    """What of it is learned: white of a picture of grey, or, where it is the picture itself, what is not transparent.
+    None: all of it."""
+    mask_digest: str = ""
+    """SHA-256 of that file's bytes; empty: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +240,8 @@ class Dataset:
     """What is worth knowing of them."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Path and reason of what was left out because data.on_bad=skip."""
+    regularisation: tuple[Picture, ...] = ()
+    """Pictures of the class without what is to be learned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,15 @@ class OnBad(Enum):
     skip = "skip"
 
 
+class Layout(Enum):
+    """How `data.dir` is laid out. folder: pictures anywhere below, each shown once; kohya: in folders named
+    <repeats>_<name>; auto: kohya where all pictures lie in such folders, else folder."""
+
+    auto = "auto"
+    folder = "folder"
+    kohya = "kohya"
+
+
 class PlatformName(Enum):
     """auto takes the first that is there: cuda, rocm, xpu, cpu."""
 
@@ -212,11 +221,45 @@ class Profile:
 
 
 @dataclass
+class Concept:
+    """One of several folders, with what it has of its own. What is left out is as `data` has it: the elements of a list
+    have no file of defaults."""
+
+    dir: str
+    """Below `data.dir`, or an absolute path."""
+    repeats: Optional[int] = None
+    caption: Optional[str] = None
+
+
+@dataclass
 class Data:
     name: str
     """The option of the group."""
     dir: str
     """Folder of the training pictures, captions beside them."""
+    layout: Layout
+    """auto: in folders named <repeats>_<name>, as Kohya's, where all pictures lie in such ones; kohya: they must;
+    folder: anywhere below, whatever the folders are called."""
+    concepts: list[Concept]
+    """Only these folders of `dir`, or elsewhere: [{dir: cat, repeats: 4, caption: a photo of sks cat}, {dir: dog}]."""
+    repeats: int
+    """How often an epoch shows each picture, where its folder doesn't say: one that weighs more is shown more often."""
+    caption: Optional[str]
+    """Of pictures that have none of their own; null: there must be none."""
+    metadata: str
+    """Where captions stand beside the files of that name: auto: in metadata.jsonl, .csv or .parquet of their folder,
+    where there is one; none: nowhere; or the path of such a file."""
+    caption_column: Optional[str]
+    """Of that file; null: text, caption or prompt."""
+    reg_dir: Optional[str]
+    """Folder of regularisation pictures, of the class without what is to be learned: as many as are trained on; null:
+    none."""
+    reg_caption: Optional[str]
+    """Of those of them that have none of their own: a photo of a cat."""
+    masks_dir: Optional[str]
+    """Folder of masks, named as the pictures are: white is learned, black is not; null: none."""
+    alpha_masks: bool
+    """The transparency of pictures is their mask: what is transparent is not learned."""
     heldout_dir: Optional[str]
     """Folder of pictures that are never trained on; null: `heldout_fraction` of `dir`."""
     heldout_fraction: float
@@ -364,6 +407,8 @@ class Train:
     """Forward passes whose gradients make one update; null: as many as `effective_batch_size` needs."""
     max_grad_norm: float
     """0: no clipping."""
+    prior_loss_weight: float
+    """Of regularisation pictures, beside 1 of the others."""
     resolution_px: int
     """Side of the square whose area the training pictures have."""
     scheduler: Scheduler

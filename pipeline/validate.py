@@ -20,6 +20,7 @@ from pipeline.checks.claims import (
     prediction_problems,
     predicts,
 )
+from pipeline.checks.datasets import dataset_problems
 from pipeline.checks.families import family_warnings, fixed_problems, parts_problems
 from pipeline.checks.limits import out_of_range
 from pipeline.checks.machines import machines_choice, machines_problems
@@ -213,6 +214,10 @@ def _blocks_can_be_swapped(settings: Settings, _: Facts) -> Iterator[Problem]:
         yield Problem("memory.blocks_to_swap", asked, reason, "leave memory.blocks_to_swap out")
 
 
+def _dataset_is_said_once(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from dataset_problems(settings)
+
+
 def _length_is_one(settings: Settings, _: Facts) -> Iterator[Problem]:
     yield from length_problems(settings)
 
@@ -319,6 +324,7 @@ CHECKS: tuple[Check, ...] = (
     _arguments_still_exist,
     _sides_fit_the_model,
     _blocks_can_be_swapped,
+    _dataset_is_said_once,
     _length_is_one,
     _model_is_what_it_shows,
     _settings_suit_the_model,
@@ -368,7 +374,7 @@ def _plan(
 ) -> Plan:
     settings = chosen.settings
     precision, precision_choice = choose_precision(settings.hardware.precision, facts.machine)
-    steps, steps_choice = steps_of(settings, len(dataset.train))
+    steps, steps_choice = steps_of(settings, dataset)
     warmup_steps, warmup_choice = warmup_of(settings.train, steps, typed)
     prompts, prompts_choice = choose_prompts(settings, dataset)
     backend = BACKENDS[settings.backend.name]()

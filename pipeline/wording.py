@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.length import batch_of, equation
-from pipeline.records import Choice, ComparableRate, Facts, Job, Machine, Outcome, Plan, PredictedMemory
+from pipeline.records import Choice, ComparableRate, Dataset, Facts, Job, Machine, Outcome, Plan, PredictedMemory
 from pipeline.settings import decided
 
 
@@ -68,10 +68,17 @@ def facts_lines(facts: Facts) -> list[str]:
     if dataset is not None:
         lines += _table(
             ("dataset", f"{dataset.name}, {short_path(dataset.dir)}"),
-            ("pictures", f"{len(dataset.train)} to train on, {len(dataset.heldout)} held out"),
+            ("pictures", _pictures_words(dataset)),
             ("captions", f"{sum(bool(picture.caption) for picture in dataset.train)} of {len(dataset.train)}"),
         )
     return [*lines, *(f"  problem: {problem}" for problem in facts.problems)]
+
+
+def _pictures_words(dataset: Dataset) -> str:
+    masked = sum(picture.mask_path is not None for picture in dataset.train)
+    words = f"{len(dataset.train)} to train on, {len(dataset.heldout)} held out"
+    words += f", {len(dataset.regularisation)} for regularisation" if dataset.regularisation else ""
+    return f"{words}; {masked} with a mask" if masked else words
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -84,7 +91,7 @@ def plan_lines(plan: Plan) -> list[str]:
         ("network", adapter),
         ("optimizer", f"{settings.optimizer.name}, learning rate {settings.optimizer.lr:g}"),
         *((("comparable", rate_words(plan.rate)),) if plan.rate is not None else ()),
-        ("length", equation(len(plan.dataset.train), batch_of(settings), plan.steps)),
+        ("length", equation(plan.dataset, batch_of(settings), plan.steps)),
         ("steps", f"{plan.steps}, {plan.warmup_steps} of them warm-up, {train.scheduler.value}"),
         ("batch", f"{decided(train.batch_size)} x {decided(train.accumulation_steps)} x {plan.num_processes}"),
         ("resolution", f"{train.resolution_px} px"),

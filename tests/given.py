@@ -20,7 +20,7 @@ from pipeline import settings as schema
 from pipeline.composition import made_of
 from pipeline.origins import origins_of
 from pipeline.records import Checkpoint, Dataset, Facts, Machine, Origin, Picture
-from pipeline.settings import PROJECT, Settings
+from pipeline.settings import PROJECT, Data, Settings
 
 if TYPE_CHECKING:
     from tests.header_cases import Case
@@ -70,6 +70,11 @@ def settings(*overrides: str, **values: object) -> Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def data(folder: Path, **values: Any) -> Data:
+    """As conf/data/folder.yaml has it, but that nothing is held out unless asked for."""
+    return replace(settings("data=folder", "data.dir=x").data, dir=str(folder), **{"heldout_fraction": 0.0, **values})
 
 
 def picture(path: Path, caption: str | None = "a cat", *, seed: object = None, size: tuple[int, int] = (6, 4)) -> Path:

@@ -32,7 +32,7 @@ AVIF = ["avif"] if features.check("avif") else []
 
 def data(folder: Path, heldout_dir: Path | None = None, *, fraction: float = 0.0, extension: str = ".txt") -> Data:
     aside = None if heldout_dir is None else str(heldout_dir)
-    return Data("folder", str(folder), aside, fraction, extension, None, OnBad.error)
+    return given.data(folder, heldout_dir=aside, heldout_fraction=fraction, caption_extension=extension)
 
 
 def scanned(folder: Path, heldout_dir: Path | None = None, *, fraction: float = 0.0) -> Dataset:

@@ -15,8 +15,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.backends.kohya.buckets import batches_per_epoch, bucket_limits_px, bucket_sides, nearest_side, own_side
-from pipeline.backends.kohya.dataset_file import dataset_table, link_heldout, metadata_text
+from pipeline.backends.kohya.buckets import (
+    batches_per_epoch,
+    bucket_limits_px,
+    bucket_sides,
+    nearest_side,
+    own_side,
+    regularising,
+)
+from pipeline.backends.kohya.dataset_file import dataset_table, link_all, link_pictures, metadata_texts
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
 from pipeline.backends.kohya.look import _hijack_problems, look_for_trainer
@@ -32,7 +39,7 @@ from pipeline.backends.kohya.support import kohya_problems
 from pipeline.backends.kohya.tokenizers import tokenizer_links
 from pipeline.backends.kohya.translation import DEFAULTS, settings_of
 from pipeline.backends.kohya.written import LAST_OF_STATE, differences
-from pipeline.dataset.picture import read_picture
+from pipeline.dataset.scan import scan
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.journal import Journal
 from pipeline.machine.facts import facts_record
@@ -412,14 +419,14 @@ def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
         (("train.shuffle_tags=false", "train.tag_dropout=0.1"), "tags"),
         (("train.shuffle_tags=true", "+backend.args.enable_wildcard=true"), "caption"),
     ):
-        (line,) = metadata_text(plan_of(*words, dataset=dataset)).splitlines()
+        (line,) = metadata_texts(plan_of(*words, dataset=dataset), Path("/run"))["pictures.jsonl"].splitlines()
         assert json.loads(line) == row | {name: "two lines, one"}
 
 
 def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
     captions = ("train.keep_tags=2", "train.caption_dropout=0.5", "train.tag_dropout=0.25")
     plan = plan_of("train.resolution_px=768", "train.shuffle_tags=true", *captions)
-    table = dataset_table(plan, Path("/run/pictures.jsonl"), Path("/run/heldout"))
+    table = dataset_table(plan, Path("/run"), Path("/run/heldout"))
     assert table["general"] == {
         **{"resolution": 768, "enable_bucket": True, "bucket_reso_steps": 64},
         **{"min_bucket_reso": 384, "max_bucket_reso": 1536},
@@ -435,7 +442,56 @@ def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
         ],
     }
     assert (validation["validation_split"], validation["validation_seed"], validation["batch_size"]) == (1.0, 0, 1)
-    assert len(dataset_table(plan, Path("/run/pictures.jsonl"), None)["datasets"]) == 1
+    assert len(dataset_table(plan, Path("/run"), None)["datasets"]) == 1
+
+
+def repeated(count: int, repeats: int, name: str) -> tuple[Picture, ...]:
+    return tuple(Picture(Path(f"/p/{name}{n}.png"), name, 64, 64, f"{name}{n}", repeats=repeats) for n in range(count))
+
+
+def test_each_number_of_repeats_has_a_file_of_its_own() -> None:
+    dataset = Dataset("mine", Path("/p"), (*repeated(2, 3, "cat"), *repeated(1, 1, "dog")), (), "x")
+    plan = plan_of(dataset=dataset)
+    (train,) = dataset_table(plan, Path("/run"), None)["datasets"]
+    told = [(subset["metadata_file"], subset["num_repeats"]) for subset in train["subsets"]]
+    assert told == [("/run/pictures-1.jsonl", 1), ("/run/pictures-3.jsonl", 3)]
+    texts = metadata_texts(plan, Path("/run"))
+    assert {name: text.count("\n") for name, text in texts.items()} == {
+        **{"pictures.jsonl": 3, "pictures-1.jsonl": 1, "pictures-3.jsonl": 2}
+    }
+
+
+def test_regularisation_pictures_make_links_of_all(tmp_path: Path) -> None:
+    cats = [Picture(given.picture(tmp_path / f"{n}.png", None), f"cat {n}", 6, 4, f"{n}", repeats=2) for n in range(2)]
+    reg = (Picture(given.picture(tmp_path / "reg.png", None), "a cat", 6, 4, "r"),)
+    plan = plan_of(dataset=Dataset("mine", tmp_path, tuple(cats), (), "x", regularisation=reg))
+    folder = tmp_path / "job"
+    link_all(plan, folder)
+    (train,) = dataset_table(plan, folder, None)["datasets"]
+    told = [(subset["image_dir"], subset["num_repeats"], subset.get("is_reg", False)) for subset in train["subsets"]]
+    assert told == [(str(folder / "pictures-2"), 2, False), (str(folder / "reg-1"), 1, True)]
+    assert (folder / "reg-1" / "00000.txt").read_text() == "a cat\n"
+    assert (folder / "pictures-2" / "00001.png").resolve() == cats[1].path
+    rows = [json.loads(line) for line in metadata_texts(plan, folder)["pictures.jsonl"].splitlines()]
+    assert [row["image_path"] for row in rows][-1] == str(folder / "reg-1" / "00000.png"), "where its caches lie"
+
+
+def test_masks_of_a_folder_are_links_of_the_same_names(tmp_path: Path) -> None:
+    mask = given.picture(tmp_path / "masks" / "a.webp", None)
+    picture = Picture(given.picture(tmp_path / "a.jpg", None), "a cat", 6, 4, "x", mask_path=mask, mask_digest="m")
+    plan = plan_of(dataset=Dataset("mine", tmp_path, (picture,), (), "x"))
+    folder = tmp_path / "job"
+    link_all(plan, folder)
+    (train,) = dataset_table(plan, folder, None)["datasets"]
+    assert train["subsets"][0]["conditioning_data_dir"] == str(folder / "masks-pictures-1")
+    assert (folder / "masks-pictures-1" / "00000.webp").resolve() == mask
+
+
+def test_batches_are_counted_as_sd_scripts_shows_regularisation_pictures() -> None:
+    reg = repeated(2, 1, "reg")
+    for cats, shown in ((1, [1]), (2, [1, 1]), (5, [3, 2])):
+        dataset = Dataset("mine", Path("/p"), repeated(cats, 1, "cat"), (), "x", regularisation=reg)
+        assert [picture.repeats for picture in regularising(dataset)] == shown
 
 
 def test_held_out_pictures_are_links_that_sd_scripts_finds(tmp_path: Path) -> None:
@@ -443,7 +499,7 @@ def test_held_out_pictures_are_links_that_sd_scripts_finds(tmp_path: Path) -> No
     files = [given.picture(tmp_path / name, None) if "png" in name else touched(tmp_path / name) for name in names]
     held = [Picture(file, f"caption\n{n}", 6, 4, str(n)) for n, file in enumerate(files)]
     folder = tmp_path / "heldout"
-    link_heldout(folder, held)
+    link_pictures(folder, held)
     assert [path.name for path in sorted(folder.glob("*.[!t]*"))] == [
         "00000.png",
         "00001.jpg",
@@ -453,7 +509,7 @@ def test_held_out_pictures_are_links_that_sd_scripts_finds(tmp_path: Path) -> No
     assert [path.resolve() for path in sorted(folder.glob("*.[!t]*"))] == files
     assert (folder / "00001.txt").read_text() == "caption 1\n"
     (folder / "00003_0006x0004_sd.npz").touch()
-    link_heldout(folder, held[:1])
+    link_pictures(folder, held[:1])
     assert {path.name for path in folder.iterdir()} == {"00000.png", "00000.txt"}
     assert all(file.exists() for file in files)
 
@@ -472,8 +528,9 @@ def test_pictures_that_a_viewer_turns_are_refused(tmp_path: Path) -> None:
         with Image.open(path) as image:
             image.load()
             image.save(path, exif=exif)
-    read = [read_picture(path, ".txt") for path in paths]
-    pictures = tuple(each for each in read if isinstance(each, Picture))
+    dataset, _ = scan(given.data(tmp_path), threads=1)
+    assert dataset is not None
+    pictures = dataset.train
     assert [(each.width_px, each.height_px) for each in pictures] == [(6, 4), (6, 4), (4, 6), (4, 6), (4, 6)]
     (problem,) = problems(Dataset("mine", tmp_path, pictures[:4], pictures[4:], "x"), "data.dir")
     assert problem.reason.startswith(

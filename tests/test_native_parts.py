@@ -42,6 +42,7 @@ TRAIN = TrainPart(
     batch_size=4,
     accumulation_steps=1,
     max_grad_norm=1.0,
+    prior_loss_weight=1.0,
     resolution_px=512,
     resolution_step_px=64,
     scheduler="cosine",

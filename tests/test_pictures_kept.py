@@ -16,7 +16,7 @@ from pipeline.dataset.kept import FILE_NAME, FORGOTTEN_DAYS, RACY_NS, Kept, Stam
 from pipeline.dataset.picture import Look, look_at
 from pipeline.dataset.scan import scan
 from pipeline.records import Dataset
-from pipeline.settings import PROJECT, Data, OnBad
+from pipeline.settings import PROJECT
 from tests import given
 
 LATER_NS = 60 * 10**9
@@ -46,8 +46,7 @@ def recalled(folder: Path, path: Path, stamp: Stamp | None = None) -> Look | Non
 
 
 def scanned(folder: Path, cache_dir: Path) -> Dataset:
-    data = Data("folder", str(folder), None, 0.0, ".txt", None, OnBad.error)
-    found, problems = scan(data, threads=2, cache_dir=cache_dir)
+    found, problems = scan(given.data(folder), threads=2, cache_dir=cache_dir)
     assert problems == ()
     assert found is not None
     return found
@@ -195,10 +194,10 @@ def test_several_processes_scan_at_once(tmp_path: Path) -> None:
 from pathlib import Path
 from pipeline.dataset import kept
 from pipeline.dataset.scan import scan
-from pipeline.settings import Data, OnBad
+from tests import given
 kept.RACY_NS, kept.ROWS_A_WRITE = -10**12, 3
 dataset, problems = scan(
-    Data("folder", {str(tmp_path / "in")!r}, None, 0.0, ".txt", None, OnBad.error),
+    given.data(Path({str(tmp_path / "in")!r})),
     threads=2,
     cache_dir=Path({str(tmp_path / "cache")!r}),
 )

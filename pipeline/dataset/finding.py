@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.dataset.formats import DAMAGED, endings
 from pipeline.dataset.kept import Kept, Stamp, stamp_of
+from pipeline.dataset.metadata import NAMES
 from pipeline.dataset.picture import Flaw, Flawed, Look, check_regular, is_utf8, look_at, why
 
 MOST_THREADS = 16
@@ -34,6 +35,8 @@ class Files:
     """Folders that can't be looked into."""
     links: list[str] = field(default_factory=list)
     """To folders, which are not followed: they may lead anywhere, and to themselves."""
+    metadata: list[str] = field(default_factory=list)
+    """Files that hold captions of many pictures."""
 
 
 def find(folder: Path) -> Files:
@@ -47,6 +50,7 @@ def find(folder: Path) -> Files:
         for name in (*files, *(set(seen) - set(folders))):
             if name.lower().endswith(known) and not name.startswith("."):
                 found.paths.append(os.path.join(parent, name))  # noqa: PTH118 - a hundred thousand Paths take long
+        found.metadata += [os.path.join(parent, name) for name in NAMES if name in files]  # noqa: PTH118
     found.paths.sort(key=lambda path: path.replace(os.sep, "\0"))
     return found
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.dataset.folders import Folder
 from pipeline.dataset.formats import endings
 from pipeline.dataset.picture import Flaw, Flawed, named
 from pipeline.errors import Problem
@@ -17,16 +17,6 @@ CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".text", ".
 LEFT_OUT = "or leave them out: data.on_bad=skip"
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder of pictures, and the setting that names it."""
-
-    key: str
-    value: str
-    path: Path
-    caption_extension: str
-
-
 def no_folder(folder: Folder) -> Problem:
     if folder.path.exists():
         return Problem(folder.key, folder.value, "is not a folder", f"{folder.key}={folder.path.parent}")
@@ -35,13 +25,13 @@ def no_folder(folder: Folder) -> Problem:
         folder.key,
         folder.value,
         f"there is no such folder ({near} is there)",
-        f"{folder.key}=FOLDER, one with pictures",
+        f"{folder.fix}, one with pictures",
     )
 
 
 def no_pictures(folder: Folder) -> Problem:
     kinds = " ".join(ending.removeprefix(".") for ending in endings())
-    return Problem(folder.key, folder.value, f"holds no pictures ({kinds})", f"{folder.key}=FOLDER, one with pictures")
+    return Problem(folder.key, folder.value, f"holds no pictures ({kinds})", f"{folder.fix}, one with pictures")
 
 
 def closed_folders(folder: Folder, closed: Sequence[OSError]) -> Iterator[Problem]:
@@ -50,7 +40,9 @@ def closed_folders(folder: Folder, closed: Sequence[OSError]) -> Iterator[Proble
         yield Problem(folder.key, folder.value, f"these folders can't be read: {names}", f"chmod -R u+rX {folder.path}")
 
 
-def flaws(folder: Folder, flawed: Sequence[Flawed], *, everything: bool) -> Iterator[Problem]:
+def flaws(
+    folder: Folder, flawed: Sequence[Flawed], *, everything: bool, masks_dir: str | None = None
+) -> Iterator[Problem]:
     """One problem a kind; `everything`: there is no picture without one."""
     unreadable = [file for file in flawed if file.flaw is Flaw.unreadable]
     if unreadable:
@@ -69,6 +61,11 @@ def flaws(folder: Folder, flawed: Sequence[Flawed], *, everything: bool) -> Iter
     without = [file.path for file in flawed if file.flaw is Flaw.no_caption]
     if without:
         yield _no_captions(folder, without, everything=everything)
+    unmasked = [file for file in flawed if file.flaw is Flaw.bad_mask]
+    if unmasked:
+        names = listed([f"{named(file.path)} ({file.reason})" for file in unmasked])
+        fix = f"put a mask of that name into the folder, {LEFT_OUT}"
+        yield Problem("data.masks_dir", masks_dir, f"{count(unmasked)} without a mask: {names}", fix)
 
 
 def _no_captions(folder: Folder, without: list[Path], *, everything: bool) -> Problem:
@@ -80,6 +77,7 @@ def _no_captions(folder: Folder, without: list[Path], *, everything: bool) -> Pr
         return Problem("data.caption_extension", ending, reason, f"data.caption_extension={other}")
     reason = f"{count(without)} without a caption: {listed(without)}"
     fix = f"write what each shows into a file beside it, such as {without[0].with_suffix(ending)}"
+    fix += f", or one for all into {folder.caption_key}"
     return Problem(folder.key, folder.value, reason, fix if everything else f"{fix}, {LEFT_OUT}")
 
 

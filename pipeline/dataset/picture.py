@@ -37,6 +37,7 @@ class Flaw(Enum):
     bad_name = "has a name that is not UTF-8"
     no_caption = "has no caption"
     bad_caption = "has a caption that can't be read"
+    bad_mask = "has no mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,9 @@ class Look:
     animated: bool
 
 
-def read_picture(path: Path, caption_extension: str) -> Picture | Flawed:
-    """Decodes every pixel, so that a file that is cut short is found here and not in the middle of the training."""
-    look = look_at(path)
-    return look if isinstance(look, Flawed) else captioned(path, look, caption_extension)
-
-
 def look_at(path: Path) -> Look | Flawed:
-    """All that there is to be known of the picture without its caption."""
+    """All that there is to be known of the picture without its caption. Decodes every pixel, so that a file that is cut
+    short is found here and not in the middle of the training."""
     if not is_utf8(str(path)):
         return Flawed(path, Flaw.bad_name)
     try:
@@ -85,8 +81,13 @@ def look_at(path: Path) -> Look | Flawed:
         return Flawed(path, Flaw.unreadable, why(path, error))
 
 
-def captioned(path: Path, look: Look, caption_extension: str) -> Picture | Flawed:
-    caption = _read_caption(os.path.splitext(path)[0] + caption_extension)  # noqa: PTH122 - a few times faster
+def captioned(
+    path: Path, look: Look, *, caption_extension: str, listed: str | None = None, otherwise: str = ""
+) -> Picture | Flawed:
+    """With the caption that is `listed`, the one beside the picture, or the one that pictures without have."""
+    caption = _checked(listed) if listed else _read_caption(os.path.splitext(path)[0] + caption_extension)  # noqa: PTH122 - a few times faster
+    if caption is Flaw.no_caption and otherwise:
+        caption = otherwise
     if isinstance(caption, Flaw):
         return Flawed(path, caption)
     return Picture(path, caption, look.width_px, look.height_px, look.digest, look.orientation)
@@ -186,6 +187,12 @@ def _read_caption(path: str) -> str | Flaw:
         return Flaw.no_caption
     except (OSError, UnicodeDecodeError):
         return Flaw.bad_caption
+
+
+def _checked(caption: str) -> str | Flaw:
+    if len(caption.encode(errors="surrogatepass")) > MAX_CAPTION_BYTES or "\0" in caption or not is_utf8(caption):
+        return Flaw.bad_caption
+    return caption.strip() or Flaw.no_caption
 
 
 def _first_bytes(path: str) -> bytes:

@@ -46,6 +46,14 @@ def decoded(data: bytes) -> Image.Image:
         return upright(in_srgb(image), orientation_of(image))
 
 
+def mask_of(data: bytes, *, transparency: bool) -> Image.Image:
+    """Mode L, upright: how light the picture of a file's bytes is, or how opaque. Raises one of DAMAGED."""
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
+        load(image)
+        mask = image.convert("RGBA").getchannel("A") if transparency else flattened(image).convert("L")
+        return upright(mask, orientation_of(image))
+
+
 def load(image: Image.Image) -> None:
     """Decodes all of the first frame. Raises one of DAMAGED, ValueError for more than MAX_PIXELS."""
     width_px, height_px = image.size

@@ -6,17 +6,29 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
 from pipeline.dataset.finding import Files, Progress, find, looks
-from pipeline.dataset.flaws import Folder, closed_folders, count, flaws, listed, no_folder, no_pictures
+from pipeline.dataset.flaws import closed_folders, count, flaws, listed, no_folder, no_pictures
+from pipeline.dataset.folders import (
+    Folder,
+    Group,
+    by_kohyas_names,
+    concept_folders,
+    heldout_folder,
+    main_folder,
+    overlapping,
+    reg_folder,
+)
 from pipeline.dataset.holdout import split
 from pipeline.dataset.kept import Kept
-from pipeline.dataset.picture import Flawed, captioned, is_utf8, named
+from pipeline.dataset.masks import Masks, mask_problems, mask_remarks, of_transparency, read_masks
+from pipeline.dataset.metadata import AUTO, NONE, Captions, read_captions
+from pipeline.dataset.picture import Flawed, Look, captioned, is_utf8, named
 from pipeline.dataset.remarks import Seen, remarks
 from pipeline.errors import Problem
 from pipeline.records import Dataset, Picture
@@ -26,9 +38,14 @@ CAPTION_EXTENSION = re.compile(r"\.[^./\\\0][^/\\\0]*")
 
 
 @dataclass(slots=True)
-class _Found:
-    """What the folders told so far."""
+class _Scan:
+    """What is asked, with what, and what the folders told so far."""
 
+    data: Data
+    kept: Kept
+    threads: int
+    progress: Progress
+    masks: Masks | None = None
     seen: Seen = field(default_factory=Seen)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -42,29 +59,23 @@ def scan(
     is kept in `cache_dir`, if that is given; `progress` is told of every picture."""
     if not CAPTION_EXTENSION.fullmatch(data.caption_extension):
         return None, (_bad_extension(data),)
-    found = _Found()
-    folder = _folder("data.dir", data.dir, data)
-    aside = folder if data.heldout_dir is None else _folder("data.heldout_dir", data.heldout_dir, data)
     with Kept(cache_dir) as kept:
-        pictures = _pictures(folder, data.on_bad, found, kept, threads, progress)
-        if aside is folder:
-            train, heldout = split(pictures, data.heldout_fraction)
+        found = _Scan(data, kept, threads, progress)
+        found.masks, problems = read_masks(data, kept, threads=threads, progress=progress)
+        found.problems += problems
+        groups, aside, reg = _groups(found)
+        pictures = _pictures(groups, found)
+        if aside:
+            train, heldout = pictures, _pictures(aside, found)
         else:
-            train, heldout = pictures, _pictures(aside, data.on_bad, found, kept, threads, progress)
-            found.problems += _in_both(aside, train, heldout)
+            train, heldout = split(pictures, data.heldout_fraction)
+        regularisation = _pictures(reg, found, masked=False)
+    found.problems += _in_both("data.heldout_dir", data.heldout_dir, "held out", train, heldout if aside else ())
+    found.problems += _in_both("data.reg_dir", data.reg_dir, "for regularisation", (*train, *heldout), regularisation)
+    found.problems += mask_problems(data, train)
     if not train:
         return None, tuple(found.problems)
-    kept_in_vain = [kept.trouble] if kept.trouble else []
-    dataset = Dataset(
-        name=data.name,
-        dir=folder.path,
-        train=train,
-        heldout=heldout,
-        digest=_digest(("heldout", aside.path, heldout), ("train", folder.path, train)),
-        warnings=(*found.warnings, *remarks(found.seen, train, heldout), *kept_in_vain),
-        skipped=tuple(found.skipped),
-    )
-    return dataset, tuple(found.problems)
+    return _dataset(found, train, heldout, regularisation, [group.folder.path for group in (*groups, *aside, *reg)])
 
 
 def _bad_extension(data: Data) -> Problem:
@@ -77,39 +88,74 @@ def _bad_extension(data: Data) -> Problem:
     )
 
 
-def _folder(key: str, value: str, data: Data) -> Folder:
-    path = Path(value)
-    with suppress(RuntimeError):  # ~nobody: looked for under that very name
-        path = path.expanduser()
-    return Folder(key, value, path.absolute(), data.caption_extension)
+def _dataset(
+    found: _Scan,
+    train: tuple[Picture, ...],
+    heldout: tuple[Picture, ...],
+    regularisation: tuple[Picture, ...],
+    folders: Sequence[Path],
+) -> tuple[Dataset, tuple[Problem, ...]]:
+    data = found.data
+    within = (main_folder(data).path, *folders)
+    splits = [("heldout", heldout), ("train", train)] + ([("reg", regularisation)] if regularisation else [])
+    dataset = Dataset(
+        name=data.name,
+        dir=within[0],
+        train=train,
+        heldout=heldout,
+        regularisation=regularisation,
+        digest=_digest(splits, within),
+        warnings=(
+            *found.warnings,
+            *remarks(found.seen, train, heldout),
+            *mask_remarks(data, found.masks, train),
+            *_never_shown(train, regularisation),
+            *([found.kept.trouble] if found.kept.trouble else []),
+        ),
+        skipped=tuple(found.skipped),
+    )
+    return dataset, tuple(found.problems)
 
 
-# ---------------------------------------------------------------------------------------------------- one folder
+def _never_shown(train: Sequence[Picture], regularisation: Sequence[Picture]) -> Iterator[str]:
+    shown, there = (sum(picture.repeats for picture in pictures) for pictures in (train, regularisation))
+    if there > shown:
+        yield f"only {shown} of {there} regularisation pictures are shown, the first: as many as are trained on"
 
 
-def _pictures(
-    folder: Folder, on_bad: OnBad, found: _Found, kept: Kept, threads: int, progress: Progress
-) -> tuple[Picture, ...]:
-    """In order of their paths; what is wrong with the others is put where it belongs in `found`."""
-    files = _files(folder, found)
-    pictures, flawed = [], []
-    for path, look in looks(files.paths, kept, threads=threads, progress=progress):
-        picture = look if isinstance(look, Flawed) else captioned(path, look, folder.caption_extension)
-        if isinstance(picture, Flawed):
-            flawed.append(picture)
-        elif not isinstance(look, Flawed):
-            pictures.append(picture)
-            found.seen.take(picture, look)
-    told = list(flaws(folder, flawed, everything=not pictures))
-    if on_bad is OnBad.skip and pictures:
-        found.warnings += [f"left out, by data.on_bad=skip: {problem.reason}" for problem in told]
-        found.skipped += [(named(each.path), f"{each.flaw.value}: {each.reason}".removesuffix(": ")) for each in flawed]
-    else:
-        found.problems += told
-    return tuple(pictures)
+# -------------------------------------------------------------------------------------------------------- the folders
 
 
-def _files(folder: Folder, found: _Found) -> Files:
+def _groups(found: _Scan) -> tuple[list[Group], list[Group], list[Group]]:
+    """Of what is trained on, held out and for regularisation."""
+    data = found.data
+    concepts = concept_folders(data)
+    found.problems += overlapping(concepts)
+    folders = concepts or [main_folder(data)]
+    train = [group for folder in folders for group in _laid_out(folder, found, by_name=not concepts)]
+    aside, reg = heldout_folder(data), reg_folder(data)
+    return (
+        train,
+        [] if aside is None else [_group(aside, found)],
+        [] if reg is None else _laid_out(reg, found, by_name=True),
+    )
+
+
+def _laid_out(folder: Folder, found: _Scan, *, by_name: bool) -> list[Group]:
+    group = _group(folder, found)
+    if not by_name:
+        return [group]
+    groups, problems, told = by_kohyas_names(group, found.data.layout)
+    found.problems += problems
+    found.warnings += told
+    return groups
+
+
+def _group(folder: Folder, found: _Scan) -> Group:
+    return Group(folder, _files(folder, found))
+
+
+def _files(folder: Folder, found: _Scan) -> Files:
     if not is_utf8(str(folder.path)):
         reason = "the folder's path is not UTF-8, and no file that a run writes can hold it"
         found.problems.append(Problem(folder.key, named(folder.value), reason, "rename it"))
@@ -120,7 +166,7 @@ def _files(folder: Folder, found: _Found) -> Files:
             return Files()
     except OSError as error:
         reason = f"can't be looked into: {error.strerror}"
-        found.problems.append(Problem(folder.key, folder.value, reason, f"{folder.key}=FOLDER"))
+        found.problems.append(Problem(folder.key, folder.value, reason, folder.fix))
         return Files()
     files = find(folder.path)
     if not files.paths and not files.closed:
@@ -132,23 +178,138 @@ def _files(folder: Folder, found: _Found) -> Files:
     return files
 
 
-def _in_both(aside: Folder, train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[Problem]:
-    trained = {picture.digest: picture.path for picture in train}
-    twice = [f"{p.path} (also {trained[p.digest]})" for p in heldout if p.digest in trained]
+# ------------------------------------------------------------------------------------------------------- the pictures
+
+
+def _pictures(groups: Sequence[Group], found: _Scan, *, masked: bool = True) -> tuple[Picture, ...]:
+    """In the order of the groups and of their paths; `found` is told what is wrong with the others."""
+    captions = _captions(groups, found)
+    answers = looks(
+        [path for group in groups for path in group.files.paths],
+        found.kept,
+        threads=found.threads,
+        progress=found.progress,
+    )
+    pictures = tuple(chain.from_iterable(_of_group(group, answers, captions, found, masked=masked) for group in groups))
+    assert next(answers, None) is None, "the last is told of when another one is asked for"
+    return pictures
+
+
+def _captions(groups: Sequence[Group], found: _Scan) -> Captions:
+    asked = found.data.metadata
+    if asked == NONE:
+        return Captions()
+    files = [path for group in groups for path in group.files.metadata]
+    captions, problems = read_captions(
+        files if asked == AUTO else [str(Path(asked).expanduser().absolute())], found.data.caption_column
+    )
+    found.problems += problems
+    found.warnings += _in_vain(captions, groups, found)
+    return captions
+
+
+def _in_vain(captions: Captions, groups: Sequence[Group], found: _Scan) -> Iterator[str]:
+    """Rows that name no picture, and captions beside pictures that a row gives another one."""
+    if not captions.files:
+        return
+    files, paths = listed(captions.files), {path for group in groups for path in group.files.paths}
+    nowhere = [path for path in captions.rows if path not in paths]
+    if nowhere and found.data.metadata == AUTO:
+        yield f"{len(nowhere)} rows of {files} name no picture: {listed([named(path) for path in nowhere])}"
+    beside = (os.path.splitext(path)[0] + found.data.caption_extension for path in captions.rows if path in paths)  # noqa: PTH122
+    unread = [path for path in beside if os.path.exists(path)]  # noqa: PTH110 - of a hundred thousand
+    if unread:
+        told = f"captions beside pictures are not read, since {files} has them: {listed(unread)}"
+        yield f"{len(unread)} {told}; data.metadata=none reads them"
+
+
+def _of_group(
+    group: Group,
+    answers: Iterator[tuple[Path, Look | Flawed]],
+    captions: Captions,
+    found: _Scan,
+    *,
+    masked: bool,
+) -> list[Picture]:
+    pictures, flawed, folder = [], [], group.folder
+    bare = 0
+    for _, (path, look) in zip(group.files.paths, answers, strict=False):
+        picture = _picture(path, look, folder, captions)
+        if masked and isinstance(picture, Picture) and isinstance(look, Look):
+            picture = _masked(picture, look, folder, found)
+        if isinstance(picture, Flawed):
+            flawed.append(picture)
+        elif isinstance(look, Look):
+            pictures.append(picture)
+            found.seen.take(picture, look)
+            bare += bool(folder.caption) and picture.caption == folder.caption
+    if bare:
+        whole = "all" if bare == len(pictures) else f"{bare} of {len(pictures)}"
+        found.warnings.append(
+            f"{whole} pictures of {folder.value} are captioned {folder.caption!r}, for want of their own"
+        )
+    _tell(folder, pictures, flawed, found)
+    return pictures
+
+
+def _picture(path: Path, look: Look | Flawed, folder: Folder, captions: Captions) -> Picture | Flawed:
+    if isinstance(look, Flawed):
+        return look
+    found = captioned(
+        path,
+        look,
+        caption_extension=folder.caption_extension,
+        listed=captions.rows.get(str(path)),
+        otherwise=folder.caption,
+    )
+    return replace(found, repeats=folder.repeats) if isinstance(found, Picture) and folder.repeats != 1 else found
+
+
+def _masked(picture: Picture, look: Look, folder: Folder, found: _Scan) -> Picture | Flawed:
+    if found.masks is not None:
+        return found.masks.of(picture, (main_folder(found.data).path, folder.path))
+    return of_transparency(picture, look) if found.data.alpha_masks else picture
+
+
+def _tell(folder: Folder, pictures: Sequence[Picture], flawed: Sequence[Flawed], found: _Scan) -> None:
+    told = list(flaws(folder, flawed, everything=not pictures, masks_dir=found.data.masks_dir))
+    if found.data.on_bad is OnBad.skip and pictures:
+        found.warnings += [f"left out, by data.on_bad=skip: {problem.reason}" for problem in told]
+        found.skipped += [(named(each.path), f"{each.flaw.value}: {each.reason}".removesuffix(": ")) for each in flawed]
+    else:
+        found.problems += told
+
+
+def _in_both(
+    key: str, value: str | None, what: str, train: Sequence[Picture], others: Sequence[Picture]
+) -> Iterator[Problem]:
+    trained = {picture.digest: picture.path for picture in train} if others else {}
+    twice = [f"{p.path} (also {trained[p.digest]})" for p in others if p.digest in trained]
     if twice:
-        reason = f"{count(twice)} held out and trained on as well: {listed(twice)}"
-        yield Problem(aside.key, aside.value, reason, "remove them from one of the two folders")
+        reason = f"{count(twice)} {what} and trained on as well: {listed(twice)}"
+        yield Problem(key, value, reason, "remove them from one of the two folders")
 
 
-def _digest(*splits: tuple[str, Path, Sequence[Picture]]) -> str:
+def _digest(splits: Iterable[tuple[str, Sequence[Picture]]], folders: Sequence[Path]) -> str:
     """SHA-256 of a list in JSON, which is never held whole; `splits` in the order of their names."""
     digest = hashlib.sha256(b"[")
     between = ""
-    for name, folder, pictures in splits:
-        start = len(str(folder).rstrip(os.sep)) + 1
-        named_within = ((str(picture.path)[start:].replace(os.sep, "/"), picture) for picture in pictures)
+    starts = [str(folder).rstrip(os.sep) + os.sep for folder in folders]
+    for name, pictures in splits:
+        named_within = ((_within(str(picture.path), starts), picture) for picture in pictures)
         for path, picture in sorted(named_within, key=itemgetter(0)):
-            digest.update(f"{between}{json.dumps((name, path, picture.digest, picture.caption))}".encode())
+            row = (name, path, picture.digest, picture.caption, *_further(picture))
+            digest.update(f"{between}{json.dumps(row)}".encode())
             between = ", "
     digest.update(b"]")
     return digest.hexdigest()
+
+
+def _within(path: str, starts: Sequence[str]) -> str:
+    """From the first of the folders that it lies in: the dataset is the same elsewhere."""
+    start = next((start for start in starts if path.startswith(start)), "")
+    return path[len(start) :].replace(os.sep, "/")
+
+
+def _further(picture: Picture) -> tuple[object, ...]:
+    return (picture.repeats, picture.mask_digest) if picture.repeats != 1 or picture.mask_digest else ()

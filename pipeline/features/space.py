@@ -16,7 +16,7 @@ FORMAT = 1
 KEY_CHARACTERS = 32
 """Of the digests that are names: 128 bits."""
 
-Kind = Literal["latents", "text"]
+Kind = Literal["latents", "text", "masks"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def cached_bytes(settings: Settings, dataset: Dataset, kept: Kept, place: Place)
     """Of latents and text that are kept at that place."""
     latents = _latent_numbers(settings) * kept.latent_copies if kept.latents == place else 0
     text = _text_numbers(settings) if kept.text == place else 0
-    return len({*dataset.train, *dataset.heldout}) * (latents + text) * CACHED_BYTES
+    return len({*dataset.train, *dataset.heldout, *dataset.regularisation}) * (latents + text) * CACHED_BYTES
 
 
 def _latent_numbers(settings: Settings) -> float:

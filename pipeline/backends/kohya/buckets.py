@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
-from pipeline.records import Picture
+from pipeline.records import Dataset, Picture
 
 Side = tuple[int, int]
 """(width, height) in pixels."""
@@ -23,13 +24,31 @@ def batches_per_epoch(
     pictures: Sequence[Picture], *, resolution_px: int, step_px: int, batch_size: int, no_upscale: bool = False
 ) -> int:
     """Every bucket's last batch may be a smaller one (make_buckets, library/train_util.py)."""
-    sizes = [(picture.width_px, picture.height_px) for picture in pictures]
+    sizes = [(picture.width_px, picture.height_px) for picture in pictures for _ in range(picture.repeats)]
     if no_upscale:
         members = Counter(own_side(*size, resolution_px=resolution_px, step_px=step_px) for size in sizes)
     else:
         sides = bucket_sides(resolution_px, step_px)
         members = Counter(nearest_side(sides, *size) for size in sizes)
     return sum(math.ceil(count / batch_size) for count in members.values())
+
+
+def regularising(dataset: Dataset) -> list[Picture]:
+    """Of the regularisation pictures those that sd-scripts shows, as often as it does: until there are as many as are
+    trained on (DreamBoothDataset, library/train_util.py)."""
+    wanted, times = (
+        sum(picture.repeats for picture in dataset.train),
+        dict.fromkeys(range(len(dataset.regularisation)), 0),
+    )
+    shown = 0
+    while times and shown < wanted:
+        for place, picture in enumerate(dataset.regularisation):
+            more = 1 if times[place] else picture.repeats
+            times[place] += more
+            shown += more
+            if shown >= wanted:
+                break
+    return [replace(dataset.regularisation[place], repeats=each) for place, each in times.items() if each]
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.backends.kohya.arguments import Parser
-from pipeline.backends.kohya.buckets import batches_per_epoch
+from pipeline.backends.kohya.buckets import batches_per_epoch, regularising
 from pipeline.backends.kohya.resuming import Resumed, nearest_divisor
 from pipeline.records import Plan
 from pipeline.settings import decided
@@ -12,7 +12,7 @@ from pipeline.settings import decided
 def updates_per_epoch(plan: Plan) -> int:
     train = plan.settings.train
     batches = batches_per_epoch(
-        plan.dataset.train,
+        [*plan.dataset.train, *regularising(plan.dataset)],
         resolution_px=train.resolution_px,
         step_px=plan.settings.model.resolution_step_px,
         batch_size=decided(train.batch_size),

@@ -14,7 +14,7 @@ import tomli_w
 
 from pipeline.backends.kohya.arguments import Parser
 from pipeline.backends.kohya.cache_keeping import cache_part
-from pipeline.backends.kohya.dataset_file import dataset_table, link_heldout, metadata_text
+from pipeline.backends.kohya.dataset_file import PICTURES, dataset_table, link_all, link_pictures, metadata_texts
 from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
@@ -60,12 +60,13 @@ def render(plan: Plan, run_dir: Path) -> Job:
     if problems:
         raise InvalidSettings(problems)
     if heldout is not None:
-        link_heldout(heldout, plan.dataset.heldout)
+        link_pictures(heldout, plan.dataset.heldout)
+    link_all(plan, folder)
     command = _command(plan, folder, script)
     texts = {
         "train.toml": _toml(values),
-        "dataset.toml": _toml(dataset_table(plan, folder / "pictures.jsonl", heldout)),
-        "pictures.jsonl": metadata_text(plan),
+        "dataset.toml": _toml(dataset_table(plan, folder, heldout)),
+        **metadata_texts(plan, folder),
         **({"prompts.json": prompts_text(plan)} if places.prompts else {}),
         **({PRESET: _toml(preset)} if (preset := lycoris_preset(plan.settings)) else {}),
         "accelerate.yaml": accelerate_config(plan),
@@ -162,7 +163,7 @@ def _watch(
         finished=str(places.output / f"{settings.backend.weights_name}.safetensors"),
         prompts=list(plan.sample_prompts),
         sample_seed=settings.sample.seed,
-        pictures=str(places.dataset.with_name("pictures.jsonl")),
+        pictures=str(places.dataset.with_name(PICTURES)),
         caches=caches,
         expected=_expected(plan, values),
     )

@@ -14,6 +14,8 @@ NOISE = SD | SDXL
 FLOW = SD3 | FLUX | LUMINA | HUNYUAN | ANIMA
 ADAPTERS = frozenset(script for script in NOISE | FLOW if script.endswith("train_network.py"))
 CHECKPOINTS = (NOISE | FLOW) - ADAPTERS
+FINE_TUNE = frozenset({"fine_tune.py"})
+"""It takes no folders of pictures, and masks no loss (ConfigSanitizer(False, True, False, True))."""
 SD_CHECKPOINTS = SD & CHECKPOINTS
 SWAPPING = FLOW - {"lumina_train.py"}
 """They swap blocks; lumina_train.py has the argument, and never looks at it."""

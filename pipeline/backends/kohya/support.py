@@ -13,13 +13,13 @@ from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.cache_keeping import cache_part, stale_of
 from pipeline.backends.kohya.caches import cache_problems
 from pipeline.backends.kohya.checkout import has_module, pin_differences
-from pipeline.backends.kohya.dataset_file import one_line
+from pipeline.backends.kohya.dataset_file import one_line, takes_links
 from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
 from pipeline.backends.kohya.network import LYCORIS, network_part, network_problems
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
-from pipeline.backends.kohya.scripts import LUMINA
+from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA
 from pipeline.backends.kohya.tokenizers import is_slow_tokenizer
 from pipeline.backends.kohya.train_file import (
     CACHES_TEXT,
@@ -116,6 +116,8 @@ class Script:
     def asked(self) -> Asked:
         context, settings = self.context(), self.settings
         values = asked_values(context, self.parser) | dataset_values(settings) | {"enable_bucket": True}
+        if settings.data.masks_dir is not None:
+            values["conditioning_data_dir"] = settings.data.masks_dir
         values = {name: value for name, value in values.items() if name not in refused_arguments(self)}
         values |= cache_values(settings, self.parser) | own_values(settings, PLACES)
         part = network_part(settings)
@@ -396,12 +398,28 @@ def _buckets(script: Script) -> Iterator[Problem]:
 
 def _pictures(script: Script) -> Iterator[Problem]:
     dataset = script.facts.dataset
-    turned = [each for each in (*dataset.train, *dataset.heldout) if each.orientation != 1] if dataset else []
+    pictures = (*dataset.train, *dataset.heldout, *dataset.regularisation) if dataset else ()
+    turned = [each for each in pictures if each.orientation != 1]
     if turned:
         many = "1 picture is" if len(turned) == 1 else f"{len(turned)} pictures are"
         reason = f"{many} stored turned (EXIF), and sd-scripts would train on them as stored: {_listed(turned)}"
         fix = "save them upright (exiftran -ai FILE, mogrify -auto-orient FILE), or backend=native"
         yield Problem("data.dir", script.settings.data.dir, reason, fix)
+
+
+def _folders_only(script: Script) -> Iterator[Problem]:
+    """What sd-scripts takes from folders of pictures, each script in its own way."""
+    data = script.settings.data
+    asked = [(name, value) for name in ("reg_dir", "masks_dir") if (value := getattr(data, name)) is not None]
+    if script.name in FINE_TUNE:
+        for name, value in asked:
+            yield Problem(
+                f"data.{name}", value, f"{script.name} has no use for it", f"backend=native, or no data.{name}"
+            )
+    elif len(asked) > 1:
+        reason = "sd-scripts takes masks of a folder only where there are no regularisation pictures"
+        fix = "data.alpha_masks=true, with the masks as transparency; or backend=native"
+        yield Problem("data.masks_dir", data.masks_dir, reason, fix)
 
 
 def _listed(pictures: list[Picture]) -> str:
@@ -411,7 +429,7 @@ def _listed(pictures: list[Picture]) -> str:
 
 def _stale_caches(script: Script) -> Iterator[Problem]:
     settings, facts = script.settings, script.facts
-    if facts.dataset is None or facts.checkpoint is None:
+    if facts.dataset is None or facts.checkpoint is None or takes_links(facts.dataset):
         return
     latents, text = chosen_caches(settings, script.parser)
     if "disk" in (latents, text):
@@ -492,6 +510,7 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _sample_seed,
     _buckets,
     _pictures,
+    _folders_only,
     _stale_caches,
     _optimizer,
     _processes,

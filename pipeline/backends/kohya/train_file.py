@@ -61,6 +61,7 @@ def dataset_values(settings: Settings) -> dict[str, object]:
         "keep_tokens": train.keep_tags,
         "caption_dropout_rate": float(train.caption_dropout),
         "caption_tag_dropout_rate": float(train.tag_dropout),
+        **({"alpha_mask": True} if settings.data.alpha_masks else {}),
     }
 
 

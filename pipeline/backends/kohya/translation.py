@@ -15,7 +15,7 @@ from pipeline.backends.kohya.manifest import load
 from pipeline.backends.kohya.network import NetworkPart, network_part
 from pipeline.backends.kohya.scripts import ADAPTERS as LORA
 from pipeline.backends.kohya.scripts import CHECKPOINTS as FINETUNE
-from pipeline.backends.kohya.scripts import EVERY, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING
+from pipeline.backends.kohya.scripts import EVERY, FINE_TUNE, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING
 from pipeline.records import Plan, Predicted
 from pipeline.settings import Scheduler, Settings, TimestepSampling, decided
 
@@ -126,6 +126,12 @@ def _sd3_sampling(c: Context) -> str | None:
     return None if sampling is None else sampling.value
 
 
+def _masked_loss(c: Context) -> bool | None:
+    """sdxl_train.py looks at the transparency of pictures only where it is said too."""
+    data = c.settings.data
+    return True if data.masks_dir or (data.alpha_masks and c.script == "sdxl_train.py") else None
+
+
 def _optimizer_args(c: Context) -> list[str]:
     """Read back by `ast.literal_eval`."""
     return [f"{name}={_literal(value)}" for name, value in c.settings.optimizer.args.items()]
@@ -162,6 +168,13 @@ TABLE: tuple[Row, ...] = (
         lambda c: decided(c.settings.train.accumulation_steps),
     ),
     Row("train.max_grad_norm", "max_grad_norm", lambda c: float(c.settings.train.max_grad_norm)),
+    Row(
+        "train.prior_loss_weight",
+        "prior_loss_weight",
+        lambda c: float(c.settings.train.prior_loss_weight) if c.settings.data.reg_dir else None,
+        EVERY - FINE_TUNE,
+    ),
+    Row("data.masks_dir", "masked_loss", _masked_loss, EVERY - FINE_TUNE),
     Row("memory.blocks_to_swap", "blocks_to_swap", lambda c: c.settings.memory.blocks_to_swap or None, SWAPPING),
     Row(
         "train.gradient_checkpointing",
@@ -238,7 +251,7 @@ DATASET: Mapping[str, str] = {
     **{"train_batch_size": "train.batch_size", "resolution": "train.resolution_px"},
     **{"bucket_reso_steps": "model.resolution_step_px", "shuffle_caption": "train.shuffle_tags"},
     **{"keep_tokens": "train.keep_tags", "caption_dropout_rate": "train.caption_dropout"},
-    "caption_tag_dropout_rate": "train.tag_dropout",
+    **{"caption_tag_dropout_rate": "train.tag_dropout", "alpha_mask": "data.alpha_masks"},
     **{"enable_bucket": "train.resolution_px", "min_bucket_reso": "train.resolution_px"},
     "max_bucket_reso": "train.resolution_px",
 }
@@ -269,7 +282,14 @@ ELSEWHERE: Mapping[str, str] = {
     "train.effective_batch_size": "accumulation_steps, where that is null",
     **dict.fromkeys(("optimizer.fallback", "optimizer.falls_back_to"), "before the start"),
     **dict.fromkeys(("data.dir", "data.heldout_dir", "data.heldout_fraction"), "pictures.jsonl and job/heldout"),
-    "data.caption_extension": "pictures.jsonl has the captions",
+    **dict.fromkeys(
+        (
+            *("data.caption_extension", "data.metadata", "data.caption_column", "data.caption", "data.layout"),
+            *("data.concepts", "data.repeats"),
+        ),
+        "pictures.jsonl has the captions, dataset.toml the repeats",
+    ),
+    **dict.fromkeys(("data.reg_dir", "data.reg_caption"), "the links in job/"),
     "data.on_bad": "before the start",
     **dict.fromkeys(("data.prompts", "sample"), "prompts.json"),
     **dict.fromkeys(("network.conv_rank", "network.conv_alpha"), "network_args"),
@@ -326,7 +346,6 @@ WITHHELD: Mapping[str, str] = {
         _OUR_DATASET,
     ),
     "dataset_class": "it would run other code in place of the dataset's files",
-    "prior_loss_weight": "it weighs regularisation pictures, and there are none",
     **dict.fromkeys(("max_train_epochs", "initial_epoch"), _OUR_COUNT),
     **dict.fromkeys(
         ("save_every_n_epochs", "save_n_epoch_ratio", "save_last_n_epochs", "save_last_n_epochs_state"),

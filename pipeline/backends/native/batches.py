@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.backends.native.randomness import plain_random
 from pipeline.dataset.buckets import Side
 
 
+def shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Indices of the rows that an epoch shows: each to train on as often as it says, then as many for regularisation,
+    where there are such ones, from the first on."""
+    train = [place for place, row in enumerate(rows) if row["split"] == "train" for _ in range(row.get("repeats", 1))]
+    reg = list(_of_regularisation(rows))
+    return train + [reg[place % len(reg)] for place in range(len(train))] if reg else train
+
+
+def _of_regularisation(rows: Sequence[Mapping[str, Any]]) -> Iterator[int]:
+    for place, row in enumerate(rows):
+        if row["split"] == "reg":
+            yield from [place] * row.get("repeats", 1)
+
+
 @dataclass(slots=True)
 class BatchOrder:
-    """Batch number -> indices of pictures, all of one bucket."""
+    """Batch number -> places in an epoch's list, all of one bucket."""
 
     buckets: list[Side]
-    """The bucket of each picture."""
+    """The bucket of each picture, of one that is shown several times as often."""
     batch_size: int
     seed: int
     batches_per_epoch: int = field(init=False)
@@ -24,7 +40,7 @@ class BatchOrder:
         self.batches_per_epoch = sum(-(-count // self.batch_size) for count in Counter(self.buckets).values())
 
     def batch(self, number: int) -> list[int]:
-        """Every picture stands once in an epoch; a bucket's last batch is filled from its own beginning."""
+        """Every place stands once in an epoch; a bucket's last batch is filled from its own beginning."""
         epoch, place = divmod(number, self.batches_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipeline.backends.native.features import latent_key, latent_space, text_key, text_space
+from pipeline.backends.native.features import latent_key, latent_space, mask_key, mask_space, text_key, text_space
 from pipeline.backends.native.job import NativeJob, TrainPart, changes
 from pipeline.backends.native.layout import tokenizer_folder
 from pipeline.backends.native.stable_diffusion_1 import TextParts, load_autoencoder, load_text_parts, load_tokenizer
 from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.dataset.formats import DAMAGED, short
-from pipeline.dataset.pixels import decoded
+from pipeline.dataset.pixels import decoded, mask_of
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import Shelf
 from pipeline.wording import counted
@@ -62,6 +63,10 @@ class EncodedPicture:
     caption: str
     mean: Tensor
     deviation: Tensor
+    mask: Tensor | None = None
+    """(1, height / 8, width / 8), from 0 to 1; None: all of it is learned."""
+    weight: float = 1.0
+    """Of its loss."""
 
     def latents(self, noise: Tensor) -> Tensor:
         return self.mean + self.deviation * noise
@@ -70,12 +75,15 @@ class EncodedPicture:
 class Pictures(Sequence[EncodedPicture]):
     """The pictures of a split, in the order of the job; what was made of them is read when asked for."""
 
-    def __init__(self, rows: Sequence[Row], train: TrainPart, shelf: Shelf) -> None:
+    def __init__(self, rows: Sequence[Row], train: TrainPart, shelf: Shelf, masks: Shelf | None = None) -> None:
         self.buckets = [side_of(row, train) for row in rows]
         """Of each picture."""
         self._pictures = [(row["path"], row["caption"]) for row in rows]
-        self._keys = [latent_key(row, side) for row, side in zip(rows, self.buckets, strict=True)]
-        self._shelf = shelf
+        self._weights = [train.prior_loss_weight if row["split"] == "reg" else 1.0 for row in rows]
+        sided = list(zip(rows, self.buckets, strict=True))
+        self._keys = [latent_key(row, side) for row, side in sided]
+        self._mask_keys = [mask_key(row, side) if is_masked(row) else "" for row, side in sided]
+        self._shelf, self._masks = shelf, masks
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -83,7 +91,9 @@ class Pictures(Sequence[EncodedPicture]):
     def __getitem__(self, index: Any) -> Any:
         path, caption = self._pictures[index]
         mean, deviation = self._shelf.read(self._keys[index])
-        return EncodedPicture(Path(path), caption, mean, deviation)
+        masked = self._masks is not None and self._mask_keys[index]
+        mask = self._masks.read(self._mask_keys[index]) if self._masks is not None and masked else None
+        return EncodedPicture(Path(path), caption, mean, deviation, mask, self._weights[index])
 
 
 def side_of(row: Row, train: TrainPart) -> Side:
@@ -104,6 +114,27 @@ def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, t
         counted(len(keyed), "picture"),
         lambda missing: _encode_missing(job, missing, shelf, device, telling),
     )
+    return shelf
+
+
+def is_masked(row: Row) -> bool:
+    return bool(row.get("mask_digest"))
+
+
+def encode_masks(job: NativeJob, rows: Sequence[Row], telling: Telling) -> Shelf | None:
+    """The shelf with the masks of all rows that have one; None where none has. Raises UnreadableFile."""
+    keyed = {mask_key(row, side): (row, side) for row in rows if is_masked(row) for side in [side_of(row, job.train)]}
+    if not keyed:
+        return None
+    shelf = Shelf(Path(job.cache_dir), mask_space())
+
+    def make(missing: dict[str, tuple[Row, Side]]) -> None:
+        telling.phase(f"reading {counted(len(missing), 'mask')}")
+        for key, (row, side) in missing.items():
+            telling.between()
+            shelf.put(key, read_mask(row, side))
+
+    _fill(shelf, keyed, telling, counted(len(keyed), "mask"), make)
     return shelf
 
 
@@ -163,15 +194,28 @@ def read_pixels(row: Row, side: Side) -> Tensor:
     """(3, height, width) in [-1, 1]: as `pipeline.dataset.pixels` decodes it, resized to cover, cropped to the middle.
     Raises UnreadableFile, also for a picture that is not the one any more that was looked at: under its digest
     another one would be kept."""
-    path = Path(row["path"])
+    picture = _cut(Path(row["path"]), row["digest"], decoded, side)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def read_mask(row: Row, side: Side) -> Tensor:
+    """(1, height / 8, width / 8), from 0 to 1, of what of the picture is learned: cropped as the picture is, each value
+    the mean of the pixels that the latent is made from. Raises UnreadableFile as `read_pixels`."""
+    read = partial(mask_of, transparency=row["mask_path"] == row["path"])
+    mask = _cut(Path(row["mask_path"]), row["mask_digest"], read, side)
+    small = mask.resize((side[0] // 8, side[1] // 8), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(small)).unsqueeze(0).float() / 255
+
+
+def _cut(path: Path, digest: str, decode: Callable[[bytes], Image.Image], side: Side) -> Image.Image:
+    """Resized to cover the side, and cropped to its middle."""
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != row["digest"]:
+        if hashlib.sha256(data).hexdigest() != digest:
             raise UnreadableFile(f"{path} has changed since it was looked at\n    try: the same command again")
-        picture = ImageOps.fit(decoded(data), side, method=Image.Resampling.LANCZOS)
+        return ImageOps.fit(decode(data), side, method=Image.Resampling.LANCZOS)
     except DAMAGED as error:
         raise UnreadableFile(f"{path} can't be decoded: {short(error)}") from error
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 # ---------------------------------------------------------------------------------------------------------- captions

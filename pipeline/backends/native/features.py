@@ -20,6 +20,8 @@ from pipeline.features.space import Space, key_of
 PIXELS = "8 bits of sRGB, upright, on white, Lanczos to cover, cropped to the middle"
 """How pictures become pixels: other words here, and everything is encoded anew."""
 
+MASK_PIXELS = "upright, Lanczos to cover, cropped to the middle, mean of 8 x 8"
+
 
 def latent_space(job: NativeJob) -> Space:
     """Mean and deviation of the pictures' latents. Raises UnreadableFile."""
@@ -36,6 +38,15 @@ def text_space(job: NativeJob) -> Space:
         **_device(job),
     }
     return Space("text", made)
+
+
+def mask_space() -> Space:
+    """What of a picture is learned, at the size of its latents: no model has a part in it."""
+    return Space("masks", {"pixels": MASK_PIXELS})
+
+
+def mask_key(row: Mapping[str, object], side: Side) -> str:
+    return key_of(row["mask_digest"], row["mask_path"] == row["path"], *side)
 
 
 def latent_key(row: Mapping[str, object], side: Side) -> str:

@@ -57,6 +57,7 @@ class TrainPart:
     batch_size: int
     accumulation_steps: int
     max_grad_norm: float
+    prior_loss_weight: float
     resolution_px: int
     resolution_step_px: int
     scheduler: str
@@ -92,8 +93,8 @@ class NativeJob:
 
     run_dir: str
     dataset: str
-    """A JSON-lines file: {"split": "train" | "heldout", "path", "digest", "caption", "width_px", "height_px"} a
-    picture."""
+    """A JSON-lines file: {"split": "train" | "heldout" | "reg", "path", "digest", "caption", "width_px", "height_px"} a
+    picture; "repeats" where it is not 1, "mask_path" and "mask_digest" where it has a mask."""
     mode: str
     seed: int
     device: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.backends.native.batches import BatchOrder
+from pipeline.backends.native.batches import BatchOrder, shown_rows
 from pipeline.backends.native.before import keep_before, told_before
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
@@ -25,6 +25,7 @@ from pipeline.backends.native.encoding import (
     Pictures,
     Telling,
     encode_captions,
+    encode_masks,
     encode_pictures,
 )
 from pipeline.backends.native.heap import give_back, keep_nothing
@@ -79,6 +80,7 @@ class Training:
     scaler: torch.amp.GradScaler
     checkpoints: Checkpoints
     pictures: Pictures
+    """As an epoch shows them."""
     heldout: Pictures
     embeddings: Embeddings
     order: BatchOrder
@@ -145,9 +147,9 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
     embeddings = encode_captions(job, [str(row["caption"]) for row in rows], device, telling)
     give_back()
     latents = encode_pictures(job, rows, device, telling)
-    pictures, heldout = (
-        Pictures([row for row in rows if row["split"] == split], job.train, latents) for split in ("train", "heldout")
-    )
+    masks = encode_masks(job, rows, telling)
+    heldout = Pictures([row for row in rows if row["split"] == "heldout"], job.train, latents, masks)
+    pictures = Pictures([rows[place] for place in shown_rows(rows)], job.train, latents, masks)
     give_back()
     phase("loading the model")
     denoiser = load_denoiser(job.model)
@@ -170,7 +172,7 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
         heldout=heldout,
         embeddings=embeddings,
         order=BatchOrder(pictures.buckets, job.train.batch_size, job.seed),
-        shelves=(latents,) if embeddings.shelf is None else (latents, embeddings.shelf),
+        shelves=tuple(shelf for shelf in (latents, masks, embeddings.shelf) if shelf is not None),
     )
 
 
@@ -257,8 +259,17 @@ def batch_losses(training: Training, position: int) -> tuple[Tensor, list[Encode
             timesteps,
             training.context(captions),
             min_snr_gamma=job.train.min_snr_gamma,
+            mask=mask_of_batch(batch, device),
         )
-    return losses, batch
+    return losses * torch.tensor([picture.weight for picture in batch], device=device), batch
+
+
+def mask_of_batch(batch: Sequence[EncodedPicture], device: torch.device) -> Tensor | None:
+    """(batch, 1, height / 8, width / 8); None where all of every picture is learned."""
+    if all(picture.mask is None for picture in batch):
+        return None
+    whole = torch.ones(1, *batch[0].mean.shape[1:])
+    return torch.stack([whole if picture.mask is None else picture.mask for picture in batch]).to(device)
 
 
 def _update(training: Training, step: int, batch: list[EncodedPicture]) -> None:
@@ -386,6 +397,7 @@ def _heldout_losses(training: Training) -> Iterator[Tensor]:
                     noise[part].to(device),
                     timesteps.to(device),
                     training.context([picture.caption] * len(timesteps)),
+                    mask=mask_of_batch([picture], device),
                 )
 
 

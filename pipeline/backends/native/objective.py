@@ -18,13 +18,17 @@ def sample_losses(
     context: Tensor,
     *,
     min_snr_gamma: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """(batch,) float32. `latents` and `noise` are (batch, 4, h, w), `context` (batch, positions, width)."""
+    """(batch,) float32. `latents` and `noise` are (batch, 4, h, w), `context` (batch, positions, width), `mask`
+    (batch, 1, h, w): of 1 where the error counts to 0 where it does not; the mean is over all, as sd-scripts has it
+    (apply_masked_loss, library/custom_train_functions.py)."""
     noisy = schedule.add_noise(latents, noise, timesteps)
     velocity = schedule.config.prediction_type == "v_prediction"
     target = schedule.get_velocity(latents, noise, timesteps) if velocity else noise
     predicted = denoiser(noisy, timesteps, context, return_dict=False)[0].float()
-    losses = (predicted - target).pow(2).mean(dim=(1, 2, 3))
+    errors = (predicted - target).pow(2)
+    losses = (errors if mask is None else errors * mask).mean(dim=(1, 2, 3))
     if min_snr_gamma:
         losses = losses * min_snr_weights(schedule, timesteps, min_snr_gamma)
     return losses

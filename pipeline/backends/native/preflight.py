@@ -26,7 +26,10 @@ def native_side(plan: Plan, picture: Picture) -> Side:
 def native_cached(plan: Plan) -> str:
     """How much of what the encoders make is there already. Raises UnreadableFile."""
     job = native_job(plan, Path(), Path())
-    cache_dir, pictures = Path(job.cache_dir), (*plan.dataset.train, *plan.dataset.heldout)
+    cache_dir, pictures = (
+        Path(job.cache_dir),
+        (*plan.dataset.train, *plan.dataset.heldout, *plan.dataset.regularisation),
+    )
     latents = {latent_key({"digest": each.digest}, native_side(plan, each)) for each in pictures}
     told = _share(latents, kept_keys(cache_dir, latent_space(job)), "pictures")
     captions = [picture.caption for picture in pictures]

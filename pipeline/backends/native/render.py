@@ -20,6 +20,7 @@ from pipeline.backends.native.job import (
     TrainPart,
 )
 from pipeline.files import write_text
+from pipeline.length import samples_per_epoch, shown
 from pipeline.records import Dataset, Job, Picture, Plan
 from pipeline.settings import PROJECT, Algorithm, LoraMode, Network, decided, plain
 
@@ -27,6 +28,11 @@ SWEEP_FILE = "multirun.yaml"
 """Hydra writes it into the folder of a sweep."""
 STARTS_AS_NOTHING = (Algorithm.lora, Algorithm.locon, Algorithm.loha, Algorithm.lokr)
 """Adapters that add exactly 0 before their first update; others come from a rotation or a norm, with its rounding."""
+FOLDERS = (
+    *(("model", "path"), ("model", "tokenizer")),
+    *(("data", name) for name in ("dir", "heldout_dir", "reg_dir", "masks_dir", "metadata")),
+)
+"""Settings that are paths of this machine."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -142,7 +148,7 @@ def _before_dir(plan: Plan, run_dir: Path) -> str:
     whole = [
         [machine.torch_device, machine.device_names, machine.torch_version, _threads(plan), plan.precision],
         [plan.checkpoint.digest, _prediction(plan), settings.model.clip_skip, settings.model.tokenizer],
-        [[picture.digest, picture.caption] for picture in plan.dataset.heldout],
+        [[picture.digest, picture.caption, picture.mask_digest] for picture in plan.dataset.heldout],
         [list(plan.sample_prompts), plain(settings)["sample"], settings.train.resolution_px, settings.mode.name],
         [] if exact else [plain(settings)["network"], settings.seed],
     ]
@@ -158,6 +164,7 @@ def _train(plan: Plan) -> TrainPart:
         batch_size=decided(train.batch_size),
         accumulation_steps=decided(train.accumulation_steps),
         max_grad_norm=train.max_grad_norm,
+        prior_loss_weight=train.prior_loss_weight,
         resolution_px=train.resolution_px,
         resolution_step_px=plan.settings.model.resolution_step_px,
         scheduler=train.scheduler.value,
@@ -177,7 +184,7 @@ def _train(plan: Plan) -> TrainPart:
 
 def _dataset_lines(dataset: Dataset) -> str:
     def line(split: str, picture: Picture) -> str:
-        row = {
+        row: dict[str, Any] = {
             "split": split,
             "path": str(picture.path),
             "digest": picture.digest,
@@ -185,9 +192,13 @@ def _dataset_lines(dataset: Dataset) -> str:
             "width_px": picture.width_px,
             "height_px": picture.height_px,
         }
+        if picture.repeats != 1:
+            row["repeats"] = picture.repeats
+        if picture.mask_path is not None:
+            row |= {"mask_path": str(picture.mask_path), "mask_digest": picture.mask_digest}
         return json.dumps(row, ensure_ascii=False) + "\n"
 
-    splits = (("train", dataset.train), ("heldout", dataset.heldout))
+    splits = (("train", dataset.train), ("heldout", dataset.heldout), ("reg", dataset.regularisation))
     return "".join(line(split, picture) for split, pictures in splits for picture in pictures)
 
 
@@ -213,8 +224,10 @@ def _metadata(plan: Plan) -> dict[str, str]:
 def _portable(plan: Plan) -> dict[str, Any]:
     """The resolved config without the folders of this machine."""
     config = plain(plan.settings)
-    for group, key in (("model", "path"), ("model", "tokenizer"), ("data", "dir"), ("data", "heldout_dir")):
+    for group, key in FOLDERS:
         config[group][key] = Path(config[group][key]).name if config[group][key] else None
+    for concept in config["data"]["concepts"]:
+        concept["dir"] = Path(concept["dir"]).name
     for group in ("cache", "tracking", "until", "explain", "resume", "hardware"):
         del config[group]
     return config
@@ -235,14 +248,13 @@ def _modelspec(plan: Plan) -> dict[str, str]:
 
 def _kohya_metadata(plan: Plan) -> dict[str, str]:
     settings, network = plan.settings, plan.settings.network
-    pictures = len(plan.dataset.train)
-    batches = max(1, -(-pictures // decided(settings.train.batch_size)))
+    batches = max(1, -(-samples_per_epoch(plan.dataset) // decided(settings.train.batch_size)))
     metadata: dict[str, object] = {
         "ss_base_model_version": "sd_v1",
         "ss_sd_model_name": plan.checkpoint.path.name,
         "ss_output_name": settings.backend.weights_name,
-        "ss_num_train_images": pictures,
-        "ss_num_reg_images": 0,
+        "ss_num_train_images": shown(plan.dataset),
+        "ss_num_reg_images": shown(plan.dataset) if plan.dataset.regularisation else 0,
         "ss_num_batches_per_epoch": batches,
         "ss_num_epochs": -(-plan.steps * decided(settings.train.accumulation_steps) // batches),
         "ss_max_train_steps": plan.steps,

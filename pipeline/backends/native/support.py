@@ -111,7 +111,7 @@ def _cut_captions(settings: Settings, facts: Facts) -> Iterator[str]:
     folder = Path(settings.model.tokenizer) if settings.model.tokenizer else beside / "tokenizer"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return
-    limit, pictures = _positions(checkpoint), (*dataset.train, *dataset.heldout)
+    limit, pictures = _positions(checkpoint), (*dataset.train, *dataset.heldout, *dataset.regularisation)
     try:
         cut = too_long((picture.caption for picture in pictures), folder, limit)
     except UnreadableFile as error:

@@ -38,7 +38,7 @@ def masks(asked: Asked) -> Iterator[Problem]:
     """apply_masked_loss of custom_train_functions.py returns the loss as it is where there is no mask."""
     if is_on(asked, "masked_loss") and not (is_on(asked, "alpha_mask") or is_on(asked, "conditioning_data_dir")):
         reason = "there are no masks: it needs alpha_mask, or conditioning_data_dir with a picture for each picture"
-        yield problem_of(asked, "masked_loss", reason, "backend.args.alpha_mask=true")
+        yield problem_of(asked, "masked_loss", reason, "data.alpha_masks=true, or data.masks_dir=FOLDER")
     weighed = is_on(asked, "masked_loss") or any(is_on(asked, name) for name in SNR_WEIGHTS)
     if asked.parser.script == "sdxl_train.py" and is_on(asked, "alpha_mask") and not weighed:
         reason = "sdxl_train.py looks at masks only beside masked_loss"
