@@ -110,7 +110,9 @@ def _settings(prefix: str, schema: type) -> Iterator[tuple[str, Any, type]]:
         if key in TABLES_OF_FIGURES:
             continue
         group = next((part for part in (kind, *typing.get_args(kind)) if is_dataclass(part)), None)
-        if group is not None:
+        if typing.get_origin(kind) is list:
+            yield key, kind, schema
+        elif group is not None:
             yield from _settings(f"{key}.", typing.cast(type, group))
         elif key in VARIANTS:
             for schema_of_option in VARIANTS[key].values():
@@ -184,9 +186,12 @@ class Defaults:
     @staticmethod
     def _in(file: Path, key: str) -> tuple[str, str] | None:
         value: Any = read_yaml(file)
+        names = (each for each in value.get("defaults", ()) if isinstance(each, str))
+        under = [each for each in names if file.with_name(f"{each}.yaml").exists()]
         for part in key.split("."):
             if not isinstance(value, Mapping) or part not in value:
-                return None
+                beside = (Defaults._in(file.with_name(f"{each}.yaml"), key) for each in under)
+                return next((found for found in beside if found is not None), None)
             value = value[part]
         return default_words(value), comments(file).get(key, "")
 
@@ -216,7 +221,7 @@ def default_words(value: object) -> str:
         bare = value.removeprefix("${project:}/")
         return "" if bare == "???" else f"`{bare}`" if bare else '`""`'
     if isinstance(value, list):
-        return f"{len(value)} of them"
+        return f"{len(value)} of them" if value else "none"
     return f"`{yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}`"
 
 

@@ -6,6 +6,7 @@ a failure the overrides are tried one by one, and everything that is wrong is re
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -192,6 +193,20 @@ def _existing_addition(mistake: _Mistake) -> Problem | None:
     return Problem(mistake.key, mistake.value, "this setting is there already: leave the + out", bare)
 
 
+def _element(mistake: _Mistake) -> Problem | None:
+    """Of a list whose elements have settings of their own. Hydra says of a misspelt one that the list is unknown."""
+    kind = _schema().get(mistake.key)
+    element = next((part for part in typing.get_args(kind) if is_dataclass(part)), None)
+    if typing.get_origin(kind) is not list or element is None:
+        return None
+    names = [field.name for field in fields(element)]
+    told = str(mistake.error.__cause__).splitlines()[0]
+    unknown = re.match(r"Key '(\w+)' not in", told)
+    reason = f"its elements have no {unknown[1]!r}, only {', '.join(names)}" if unknown else told
+    example = ",".join(f"{name}:..." for name in names)
+    return Problem(mistake.key, mistake.value, reason, f"'{mistake.key}=[{{{example}}}]'")
+
+
 def _unknown_setting(mistake: _Mistake) -> Problem | None:
     if "Could not override" not in mistake.text and "Could not delete" not in mistake.text:
         return None
@@ -293,6 +308,7 @@ EXPLANATIONS: tuple[Callable[[_Mistake], Problem | None], ...] = (
     _missing_extra,
     _unknown_option,
     _existing_addition,
+    _element,
     _unknown_setting,
     _wrong_value,
     _sweep_without_flag,
@@ -345,6 +361,8 @@ def _named_types(prefix: str, schema: type) -> Iterator[tuple[str, object]]:
         if f"{prefix}{name}" in FACTS:
             continue
         choices = [part for part in typing.get_args(kind) if is_dataclass(part)] or [kind]
+        if typing.get_origin(kind) is list:
+            choices = [kind]
         yield f"{prefix}{name}", choices[0]
         if is_dataclass(choices[0]):
             yield from _named_types(f"{prefix}{name}.", typing.cast(type, choices[0]))

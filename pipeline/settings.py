@@ -159,8 +159,8 @@ class OnBad(Enum):
 
 
 class Layout(Enum):
-    """How `data.dir` is laid out. folder: pictures anywhere below, each shown once; kohya: in folders named
-    <repeats>_<name>; auto: kohya where all pictures lie in such folders, else folder."""
+    """How `data.dir` is laid out. folder: pictures anywhere below, each shown once; kohya: in folders named as
+    10_cat is, the repeats first; auto: kohya where all pictures lie in such folders, else folder."""
 
     auto = "auto"
     folder = "folder"
@@ -228,7 +228,9 @@ class Concept:
     dir: str
     """Below `data.dir`, or an absolute path."""
     repeats: Optional[int] = None
+    """null: `data.repeats`."""
     caption: Optional[str] = None
+    """null: `data.caption`."""
 
 
 @dataclass
@@ -238,8 +240,8 @@ class Data:
     dir: str
     """Folder of the training pictures, captions beside them."""
     layout: Layout
-    """auto: in folders named <repeats>_<name>, as Kohya's, where all pictures lie in such ones; kohya: they must;
-    folder: anywhere below, whatever the folders are called."""
+    """auto: in folders that say how often their pictures are shown, 10_cat, as Kohya's, where all pictures lie in such
+    ones; kohya: they must; folder: anywhere below, whatever the folders are called."""
     concepts: list[Concept]
     """Only these folders of `dir`, or elsewhere: [{dir: cat, repeats: 4, caption: a photo of sks cat}, {dir: dog}]."""
     repeats: int

@@ -104,6 +104,8 @@ def test_help_is_told(tmp_path: Path) -> None:
         (["data.dir=/my dir (v2)"], ["""'data.dir="/my dir (v2)"'"""]),
         (["data.dir=/a=b"], ["""'data.dir="/a=b"'"""]),
         (["+new=1"], ["unknown setting 'new'"]),
+        (["data.concepts=[{dir:a,repeat:2}]"], ["its elements have no 'repeat', only dir, repeats, caption"]),
+        (["data.concepts=[{dir:a,repeats:x}]"], ["Value 'x'", "data.concepts=[{dir:...,repeats:...,caption:...}]"]),
         (["++train.bacth_size=1"], ["Did you mean train.batch_size?"]),
         (["+train.resolution_px=64"], ["leave the + out"]),
         (["optimizer.args.foo=1"], ["try: +optimizer.args.foo=1"]),

@@ -98,12 +98,10 @@ def by_kohyas_names(group: Group, layout: Layout) -> tuple[list[Group], list[Pro
     if parted and not others:
         return parted, list(_never_shown(parted)), [_told(parted)]
     if layout is Layout.auto:
-        told = (
-            f"some folders of {group.folder.path} are named <repeats>_<name>, as Kohya's, and not all pictures lie in"
-        )
+        told = f"some folders of {group.folder.path} are named like 10_cat, as Kohya's, and not all pictures lie in"
         return [group], [], [f"{told} one: their numbers have no effect. data.layout=kohya says what is missing"]
     examples = ", ".join(named(path) for path in others[:3])
-    reason = f"{len(others)} pictures lie in no folder named <repeats>_<name>: {examples}" if others else "has none"
+    reason = f"{len(others)} pictures lie in no folder named like 10_cat: {examples}" if others else "has none"
     problem = Problem("data.layout", layout.value, reason, "move them into one, such as 10_cat, or data.layout=folder")
     return [group], [problem] if others or group.files.paths else [], []
 
