@@ -30,12 +30,14 @@ class Foreseen:
     """What becomes of a bucket's last batch."""
     cached: Callable[[Plan], str] | None = None
     """None where choices tell it."""
+    left_to_encode: Callable[[Plan], int] = lambda _plan: 0
+    """Pictures that are not encoded yet, as far as they stay encoded."""
 
 
 def _native() -> Foreseen:
-    from pipeline.backends.native.preflight import native_cached, native_side
+    from pipeline.backends.native.preflight import native_cached, native_left, native_side
 
-    return Foreseen(native_side, "the last batch of each is filled from its own beginning", native_cached)
+    return Foreseen(native_side, "the last batch of each is filled from its own beginning", native_cached, native_left)
 
 
 def _kohya() -> Foreseen:
@@ -54,6 +56,11 @@ def preflight_lines(plan: Plan) -> list[str]:
     buckets = buckets_of(plan.dataset.train, lambda picture: backend.side(plan, picture))
     cached = [] if backend.cached is None else [f"  {'encoded':<14}{backend.cached(plan)}"]
     return [*cached, *_bucket_lines(buckets, decided(plan.settings.train.batch_size), backend.remainder)]
+
+
+def left_to_encode(plan: Plan) -> int:
+    """Raises UnreadableFile."""
+    return BACKENDS[plan.settings.backend.name]().left_to_encode(plan)
 
 
 def dataset_page_file(plan: Plan) -> Path:

@@ -91,6 +91,10 @@ def run(
         plan = _explained(settings, origins, validated, notes) if settings.explain else validated(settings)
         if until is Until.validate:
             display.say([*wording.plan_lines(plan), *_preflight(plan)])
+            if settings.preflight.measure:
+                from pipeline.measure import measured_lines
+
+                display.say(measured_lines(plan, run_dir, display.show))
             return None
         if until is Until.render:
             with locked(run_dir, say=notes.say):

@@ -559,6 +559,13 @@ class Cache:
 
 
 @dataclass
+class Preflight:
+    measure: bool
+    """With until=validate: train a few steps, in a folder that is gone afterwards, and tell how long the run will
+    take."""
+
+
+@dataclass
 class Settings:
     seed: int
     """Of noise, order, dropout and fresh weights."""
@@ -580,6 +587,7 @@ class Settings:
     hardware: Hardware
     backend: Any
     cache: Cache
+    preflight: Preflight
     tracking: Tracking
 
     def flat(self) -> dict[str, object]:

@@ -45,7 +45,7 @@ from pipeline.optimizer.choose import Chosen, Trial, choose_optimizer
 from pipeline.optimizer.trial import Bench
 from pipeline.profiles.catalog import kin_choice
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
-from pipeline.settings import PlatformName, Prediction, RateMeaning, Settings, decided
+from pipeline.settings import PlatformName, Prediction, RateMeaning, Settings, Until, decided
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
 
@@ -295,6 +295,18 @@ def _machine_is_known(facts: Facts) -> bool:
     return not any(problem.key in ("hardware", "hardware.facts") for problem in facts.problems)
 
 
+def _run_can_be_measured(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if not settings.preflight.measure:
+        return
+    if settings.until is not Until.validate and not settings.explain:
+        reason = "is asked of until=validate, and would have no effect here"
+        yield Problem("preflight.measure", True, reason, "until=validate, or leave preflight.measure out")
+    here = settings.hardware.facts is None and BACKENDS[settings.backend.name]().trains_here(facts)
+    if not here or settings.hardware.num_machines > 1:
+        reason = "what will train is not here" if not here else "several machines can't be measured by one"
+        yield Problem("preflight.measure", True, reason, "leave preflight.measure out")
+
+
 def _disk_suffices(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if facts.checkpoint is None or any(problem.key == "hydra.run.dir" for problem in facts.problems):
         return
@@ -337,6 +349,7 @@ CHECKS: tuple[Check, ...] = (
     _machine_has_devices,
     _machines_can_meet,
     _disk_suffices,
+    _run_can_be_measured,
 )
 
 
@@ -495,6 +508,7 @@ NOT_IN_THE_WEIGHTS = (
         "explain",
         "resume",
         "cache.",
+        "preflight.",
         "tracking.",
         "sample.",
         "data.",

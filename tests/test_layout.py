@@ -78,7 +78,7 @@ def height(module: str) -> int:
     """Where a module stands: a module imports those below it."""
     if module in ENTRANCES | COMMAND_LINE:
         return 6
-    if module == "pipeline.runner":
+    if module in ("pipeline.runner", "pipeline.measure"):
         return 5
     if module in {*STAGES, "pipeline.preflight"}:
         return 4

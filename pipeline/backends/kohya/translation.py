@@ -308,7 +308,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("backend.root", "backend.python"), "command.json"),
     "backend.stale_cache": "before the start",
     **dict.fromkeys(("backend.args", "backend.network_args"), "passed on"),
-    **dict.fromkeys(("cache", "tracking"), "this program"),
+    **dict.fromkeys(("cache", "preflight", "tracking"), "this program"),
 }
 """Settings that no argument stands for, or a whole group of them, and where they have their effect."""
 

@@ -6,7 +6,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from pipeline.backends.native.features import latent_key, latent_space, text_key, text_space
-from pipeline.backends.native.job import changes
+from pipeline.backends.native.job import NativeJob, changes
 from pipeline.backends.native.render import native_job
 from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.features.shelf import kept_keys
@@ -26,12 +26,12 @@ def native_side(plan: Plan, picture: Picture) -> Side:
 def native_cached(plan: Plan) -> str:
     """How much of what the encoders make is there already. Raises UnreadableFile."""
     job = native_job(plan, Path(), Path())
+    wanted, there = _latents(plan, job)
+    told = _share(wanted, there, "pictures")
     cache_dir, pictures = (
         Path(job.cache_dir),
         (*plan.dataset.train, *plan.dataset.heldout, *plan.dataset.regularisation),
     )
-    latents = {latent_key({"digest": each.digest}, native_side(plan, each)) for each in pictures}
-    told = _share(latents, kept_keys(cache_dir, latent_space(job)), "pictures")
     captions = [picture.caption for picture in pictures]
     if job.optimizer.text_encoder_lr or any(changes(caption, job.train) for caption in captions):
         return f"{told} are encoded already; captions are encoded at each step"
@@ -39,6 +39,20 @@ def native_cached(plan: Plan) -> str:
     return (
         f"{told} and {_share(texts, kept_keys(cache_dir, text_space(job)), 'captions and prompts')} are encoded already"
     )
+
+
+def native_left(plan: Plan) -> int:
+    """Pictures that are not encoded yet. Raises UnreadableFile."""
+    wanted, there = _latents(plan, native_job(plan, Path(), Path()))
+    return len(wanted - there)
+
+
+def _latents(plan: Plan, job: NativeJob) -> tuple[set[str], Set[str]]:
+    """Those that the run needs, and those that are there."""
+    dataset = plan.dataset
+    pictures = (*dataset.train, *dataset.heldout, *dataset.regularisation)
+    wanted = {latent_key({"digest": each.digest}, native_side(plan, each)) for each in pictures}
+    return wanted, kept_keys(Path(job.cache_dir), latent_space(job))
 
 
 def _share(wanted: Set[str], there: Set[str], noun: str) -> str:

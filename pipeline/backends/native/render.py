@@ -228,7 +228,7 @@ def _portable(plan: Plan) -> dict[str, Any]:
         config[group][key] = Path(config[group][key]).name if config[group][key] else None
     for concept in config["data"]["concepts"]:
         concept["dir"] = Path(concept["dir"]).name
-    for group in ("cache", "tracking", "until", "explain", "resume", "hardware"):
+    for group in ("cache", "preflight", "tracking", "until", "explain", "resume", "hardware"):
         del config[group]
     return config
 
