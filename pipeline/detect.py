@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.checkpoint.identify import identify
 from pipeline.checkpoint.recognise import recognise
+from pipeline.dataset.captions import tags_change
 from pipeline.dataset.finding import Progress
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem, UnreadableFile
@@ -27,7 +28,11 @@ def detect(settings: Settings, run_dir: Path, *, progress: Progress = lambda _do
     checkpoint, checkpoint_problems = _look_at_model(settings.model)
     part_problems = _look_at_parts(settings.model)
     dataset, dataset_problems = scan(
-        settings.data, threads=machine.cpu_cores, cache_dir=Path(settings.cache.dir).expanduser(), progress=progress
+        settings.data,
+        threads=machine.cpu_cores,
+        tags_change=tags_change(settings),
+        cache_dir=Path(settings.cache.dir).expanduser(),
+        progress=progress,
     )
     disk_free_bytes, disk_problems = _look_at_disk(run_dir)
     return Facts(

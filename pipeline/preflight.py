@@ -16,7 +16,7 @@ from pipeline.records import Picture, Plan
 from pipeline.settings import decided
 
 PAGE_NAME = "dataset.html"
-PAGE_FORMAT = 1
+PAGE_FORMAT = 2
 SHOWN = 8
 """Buckets that have a line each."""
 

@@ -273,6 +273,19 @@ class Data:
     on_bad: OnBad
     """Where pictures or their captions can't be read: error begins no run; skip leaves them out, which a warning tells,
     and lists them in the run's skipped.jsonl."""
+    trigger: Optional[str]
+    """Word at the front of every caption that does not hold it; it is never shuffled or left out, and counts among
+    `train.keep_tags`. null: none."""
+    caption_prefix: str
+    """Text in front of every caption, a space between them; the trigger stands before it."""
+    caption_suffix: str
+    """Text behind every caption, a space between them."""
+    strip_weights: bool
+    """Take the web UI's weights out of captions: (tag:1.3), ((tag)) and [tag] become tag, and an escaped bracket a
+    plain one."""
+    wildcards: bool
+    """Each line of a caption file is a caption, of which one is drawn each time, and so is one of {a|b|c}; {{ and }}
+    are braces."""
 
 
 @dataclass
@@ -439,6 +452,8 @@ class Train:
     """Share of the comma-separated parts that are left out of a caption, anew each time."""
     keep_tags: int
     """How many parts at the front stay, and stay in place, when the rest is shuffled or left out."""
+    caption_tokens: int
+    """Tokens of a caption that CLIP reads: 75, or 150 or 225 in chunks of 75; what is longer is cut off."""
     gradient_checkpointing: Optional[bool]
     """Less memory for about a third more time a step; null: by the memory profile."""
     checkpoint_every_steps: int

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.checks.captions import caption_problems
 from pipeline.checks.claims import (
     contradiction,
     header_problems,
@@ -28,6 +29,7 @@ from pipeline.checks.networks import network_problems
 from pipeline.checks.optimizers import removed_arguments
 from pipeline.checks.rates import comparable_rate, rate_warnings
 from pipeline.checks.recipes import recipe_warnings
+from pipeline.dataset.captions import kept_tags
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
@@ -192,6 +194,10 @@ def _arguments_still_exist(settings: Settings, _: Facts) -> Iterator[Problem]:
     yield from removed_arguments(settings)
 
 
+def _captions_are_made_of_text(settings: Settings, _: Facts) -> Iterator[Problem]:
+    yield from caption_problems(settings)
+
+
 def _sides_fit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
     side, step = settings.train.resolution_px, settings.model.resolution_step_px
     if step < 8 or side < 32:  # told by the ranges
@@ -334,6 +340,7 @@ CHECKS: tuple[Check, ...] = (
     _optimizer_is_a_class,
     _arguments_have_values,
     _arguments_still_exist,
+    _captions_are_made_of_text,
     _sides_fit_the_model,
     _blocks_can_be_swapped,
     _dataset_is_said_once,
@@ -540,6 +547,7 @@ def fingerprint(plan: Plan, asked: Settings) -> str:
     values = plan.settings.flat() | (left_to_memory(asked) if asked.memory.name == AUTO else {})
     settings = {key: value for key, value in values.items() if not key.startswith(NOT_IN_THE_WEIGHTS)}
     decided = {
+        "captions": [plan.settings.data.wildcards, kept_tags(plan.settings)],
         "checkout": None if plan.checkout is None else plan.checkout.commit,
         "checkpoint": plan.checkpoint.digest,
         "dataset": plan.dataset.digest,

@@ -26,6 +26,8 @@ KEYS = {
     "shuffle_caption": "train.shuffle_tags",
     "caption_dropout_rate": "train.caption_dropout",
     "caption_tag_dropout_rate": "train.tag_dropout",
+    "enable_wildcard": "data.wildcards",
+    "max_token_length": "train.caption_tokens",
     "gradient_accumulation_steps": "train.accumulation_steps",
     "max_grad_norm": "train.max_grad_norm",
     "optimizer_type": "optimizer.target",

@@ -22,7 +22,14 @@ LORA_ONLY = {"unet_lr", "text_encoder_lr", "network_train_unet_only", "network_m
 FINETUNE_ONLY = {"learning_rate", "train_text_encoder", "learning_rate_te", "learning_rate_te1", "learning_rate_te2"}
 GENERAL = {"resolution", "enable_bucket", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso"}
 DATASETS = {"batch_size", "validation_split", "validation_seed", "subsets"}
-SUBSETS = {"shuffle_caption", "keep_tokens", "caption_dropout_rate", "caption_tag_dropout_rate", "num_repeats"}
+SUBSETS = {
+    "shuffle_caption",
+    "keep_tokens",
+    "caption_dropout_rate",
+    "caption_tag_dropout_rate",
+    "num_repeats",
+    "enable_wildcard",
+}
 METADATA = {"metadata_file"}
 PICTURES = {"image_dir", "caption_extension", "flip_aug", "color_aug", "random_crop"} | {
     *("caption_tag_dropout_rate", "caption_dropout_every_n_epochs", "token_warmup_step")

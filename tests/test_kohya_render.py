@@ -417,7 +417,7 @@ def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
         (("train.shuffle_tags=true",), "tags"),
         (("train.shuffle_tags=false",), "caption"),
         (("train.shuffle_tags=false", "train.tag_dropout=0.1"), "tags"),
-        (("train.shuffle_tags=true", "+backend.args.enable_wildcard=true"), "caption"),
+        (("train.shuffle_tags=true", "data.wildcards=true"), "caption"),
     ):
         (line,) = metadata_texts(plan_of(*words, dataset=dataset), Path("/run"))["pictures.jsonl"].splitlines()
         assert json.loads(line) == row | {name: "two lines, one"}
@@ -438,6 +438,7 @@ def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
             {
                 **{"metadata_file": "/run/pictures.jsonl", "num_repeats": 1, "shuffle_caption": True},
                 **{"keep_tokens": 2, "caption_dropout_rate": 0.5, "caption_tag_dropout_rate": 0.25},
+                "enable_wildcard": False,
             }
         ],
     }

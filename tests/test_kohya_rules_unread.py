@@ -48,7 +48,7 @@ def test_the_tables_name_arguments_that_their_scripts_have() -> None:
         ("caption_tag_dropout_rate", 0.1),
         ("token_warmup_step", 10),
         ("caption_dropout_every_n_epochs", 2),
-        ("caption_prefix", "masterpiece"),
+        ("secondary_separator", ";;;"),
         ("enable_wildcard", True),
     ],
 )

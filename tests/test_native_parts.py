@@ -52,6 +52,7 @@ TRAIN = TrainPart(
     shuffle_tags=True,
     tag_dropout=0.0,
     keep_tags=1,
+    wildcards=False,
     gradient_checkpointing=False,
     checkpoint_every_steps=10,
     keep_checkpoints=2,
@@ -414,7 +415,9 @@ def test_an_autoencoder_with_the_older_names_of_attention_is_read(tiny_model: Pa
     file = old / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
     save_file({_older(name): value for name, value in weights.items()}, file)
-    part = ModelPart(path=str(tmp_path), layout="diffusers", prediction="epsilon", clip_skip=0, tokenizer="")
+    part = ModelPart(
+        path=str(tmp_path), layout="diffusers", prediction="epsilon", clip_skip=0, caption_tokens=75, tokenizer=""
+    )
     read = load_autoencoder(part).state_dict()
     assert all(read[name].equal(value) for name, value in weights.items())
 

@@ -22,7 +22,13 @@ def test_name_of_a_secret_is_known(name: str) -> None:
     assert looks_secret(name)
 
 
-@pytest.mark.parametrize("name", ["PWD", "TOKENIZERS_PARALLELISM", "model.tokenizer", "train.keep_tags", "KEYBOARD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PWD", "TOKENIZERS_PARALLELISM", "model.tokenizer", "train.keep_tags", "KEYBOARD"),
+        *("train.caption_tokens", "CAPTION_TOKENS", "data.trigger"),
+    ],
+)
 def test_name_of_no_secret_is_let_pass(name: str) -> None:
     assert not looks_secret(name)
 

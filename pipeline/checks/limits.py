@@ -64,6 +64,7 @@ LIMITS: dict[str, Limit] = {
     "train.caption_dropout": Limit(0, 1, 0.1),
     "train.tag_dropout": Limit(0, 0.9, 0.1),
     "train.keep_tags": Limit(0, 1000, 1),
+    "train.caption_tokens": Limit(75, 225, 75),
     "train.checkpoint_every_steps": Limit(1, MANY, 200),
     "train.keep_checkpoints": Limit(1, 10_000, 2),
     "train.heldout_every_steps": Limit(0, MANY, 200),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.checks.rates import LIKE_LORA
+from pipeline.dataset.captions import kept_tags
 from pipeline.optimizer.catalog import asked_for
 from pipeline.records import Dataset
 from pipeline.settings import Algorithm, Network, RateMeaning, Settings
@@ -118,7 +119,7 @@ def _few_samples(settings: Settings, dataset: Dataset) -> Iterator[Found]:
 def _moving_trigger(settings: Settings, dataset: Dataset) -> Iterator[Found]:
     """A trigger is the first tag of nearly all captions, before others."""
     asked = _of_tags(settings)
-    if not asked or settings.train.keep_tags > 0:
+    if not asked or kept_tags(settings) > 0:
         return
     tagged = [picture.caption for picture in dataset.train if "," in picture.caption]
     first = Counter(caption.partition(",")[0].strip() for caption in tagged)
@@ -142,11 +143,13 @@ def _torn_sentences(settings: Settings, dataset: Dataset) -> Iterator[Found]:
 
 def _no_tags(settings: Settings, dataset: Dataset) -> Iterator[Found]:
     """Shuffling needs two parts behind those that are kept, and leaving out one."""
-    kept = settings.train.keep_tags
-    most = max((picture.caption.count(",") + 1 for picture in dataset.train), default=kept + 2)
+    kept, trigger = kept_tags(settings), settings.data.trigger
+    captions = [line for picture in dataset.train for line in picture.caption.split("\n")]
+    most = max((caption.count(",") + 1 for caption in captions), default=kept + 2)
+    beside = f"train.keep_tags={settings.train.keep_tags}" + (f" data.trigger={trigger}" if trigger else "")
     for without, asked in _of_tags(settings).items():
         if most - kept < (2 if asked.startswith("train.shuffle_tags") else 1):
-            yield f"{asked} train.keep_tags={kept}, and the longest caption has {most} of them", without
+            yield f"{asked} {beside}, and the longest caption has {most} of them", without
 
 
 def _of_tags(settings: Settings) -> dict[str, str]:

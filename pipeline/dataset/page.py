@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
@@ -88,7 +89,7 @@ def _captions(pictures: Sequence[Picture]) -> str:
 
 
 def _tags(caption: str) -> Iterator[str]:
-    return (tag.strip() for tag in caption.split(",") if tag.strip())
+    return (tag.strip() for tag in re.split(r"[,\n]", caption) if tag.strip())
 
 
 def _table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.dataset.alike import partners
+from pipeline.dataset.captions import has_alternatives, has_lines, looks_weighted, may_vary, without_weights
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.picture import Look
 from pipeline.records import Picture
+from pipeline.settings import Data
 
 ODD_RATIO = 4
 """Longer side over the shorter one: what is longer is cropped by most buckets."""
@@ -23,8 +25,15 @@ class Seen:
     blank: list[str] = field(default_factory=list)
     animated: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
+    weighted: list[str] = field(default_factory=list)
+    """With captions that look as if words of them had weights; as the others, as the file has it."""
+    stripped: int = 0
+    """Captions that are others without weights."""
+    lines: list[str] = field(default_factory=list)
+    alternatives: list[str] = field(default_factory=list)
 
     def take(self, picture: Picture, look: Look) -> None:
+        self._take_caption(picture)
         short_px, long_px = sorted((picture.width_px, picture.height_px))
         if look.blank:
             self.blank.append(str(picture.path))
@@ -34,6 +43,16 @@ class Seen:
             self.animated.append(str(picture.path))
         if long_px > ODD_RATIO * short_px:
             self.odd.append(f"{picture.path} ({picture.width_px} x {picture.height_px})")
+
+    def _take_caption(self, picture: Picture) -> None:
+        caption, name = picture.caption, str(picture.path)
+        if looks_weighted(caption):
+            self.weighted.append(name)
+        self.stripped += without_weights(caption) != caption
+        if has_lines(caption):
+            self.lines.append(name)
+        if has_alternatives(caption):
+            self.alternatives.append(name)
 
 
 def remarks(seen: Seen, train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[str]:
@@ -45,6 +64,29 @@ def remarks(seen: Seen, train: Sequence[Picture], heldout: Sequence[Picture]) ->
         yield f"{count(seen.animated)} with several frames, of which the first is taken: {listed(seen.animated)}"
     if seen.odd:
         yield f"{count(seen.odd)} more than {ODD_RATIO} times as long as wide, and cropped: {listed(seen.odd)}"
+
+
+def caption_remarks(seen: Seen, train: Sequence[Picture], data: Data) -> Iterator[str]:
+    """What captions hold that a setting would read otherwise, and settings that find nothing to do. `train`: with the
+    text that is trained on."""
+    if seen.weighted and not data.strip_weights:
+        told = "with weights or escaped brackets in the caption, which are learned as text"
+        yield f"{count(seen.weighted)} {told} (data.strip_weights=true takes them out): {listed(seen.weighted)}"
+    if data.strip_weights and not seen.stripped:
+        yield "data.strip_weights=true changes nothing: no caption has weights or escaped brackets"
+    if data.wildcards:
+        if not any(may_vary(picture.caption) for picture in train):
+            yield "data.wildcards=true changes nothing: no caption has several lines, or alternatives as in {a|b}"
+        return
+    draws = "(data.wildcards=true draws one of them each time)"
+    if seen.lines:
+        told = f"with a caption of several lines, which are read as one {draws}"
+        yield f"{count(seen.lines)} {told}: {listed(seen.lines)}"
+    if seen.alternatives:
+        told = f"with alternatives as in {{a|b}} in the caption, which are learned as text {draws}"
+        yield f"{count(seen.alternatives)} {told}: {listed(seen.alternatives)}"
+    if has_alternatives(f"{data.caption_prefix} {data.caption_suffix}"):
+        yield f"data.caption_prefix or data.caption_suffix has alternatives, which are learned as text {draws}"
 
 
 def _copies(train: Sequence[Picture]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
+from pipeline.dataset.captions import first_text, static_text
 from pipeline.dataset.finding import Files, Progress, find, looks
 from pipeline.dataset.flaws import closed_folders, count, flaws, listed, no_folder, no_pictures
 from pipeline.dataset.folders import (
@@ -29,7 +30,7 @@ from pipeline.dataset.kept import Kept
 from pipeline.dataset.masks import Masks, mask_problems, mask_remarks, of_transparency, read_masks
 from pipeline.dataset.metadata import AUTO, NONE, Captions, read_captions
 from pipeline.dataset.picture import Flawed, Look, captioned, is_utf8, named
-from pipeline.dataset.remarks import Seen, remarks
+from pipeline.dataset.remarks import Seen, caption_remarks, remarks
 from pipeline.errors import Problem
 from pipeline.records import Dataset, Picture
 from pipeline.settings import Data, OnBad
@@ -53,10 +54,16 @@ class _Scan:
 
 
 def scan(
-    data: Data, *, threads: int, cache_dir: Path | None = None, progress: Progress = lambda _done, _all: None
+    data: Data,
+    *,
+    threads: int,
+    tags_change: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress = lambda _done, _all: None,
 ) -> tuple[Dataset | None, tuple[Problem, ...]]:
-    """The dataset, and all that is wrong with it; None where no picture can be trained on. What is known of pictures
-    is kept in `cache_dir`, if that is given; `progress` is told of every picture."""
+    """The dataset, and all that is wrong with it; None where no picture can be trained on. `tags_change`: parts of
+    captions are shuffled or left out. What is known of pictures is kept in `cache_dir`, if that is given; `progress` is
+    told of every picture."""
     if not CAPTION_EXTENSION.fullmatch(data.caption_extension):
         return None, (_bad_extension(data),)
     with Kept(cache_dir) as kept:
@@ -75,7 +82,24 @@ def scan(
     found.problems += mask_problems(data, train)
     if not train:
         return None, tuple(found.problems)
-    return _dataset(found, train, heldout, regularisation, [group.folder.path for group in (*groups, *aside, *reg)])
+    return _dataset(
+        found,
+        tuple(replace(each, caption=static_text(each.caption, data, tags_change=tags_change)) for each in train),
+        tuple(replace(each, caption=_judged_by(each.caption, data, tags_change)) for each in heldout),
+        tuple(replace(each, caption=_of_the_class(each.caption, data)) for each in regularisation),
+        [group.folder.path for group in (*groups, *aside, *reg)],
+    )
+
+
+def _judged_by(caption: str, data: Data, tags_change: bool) -> str:
+    """Of a held-out picture: always the same words."""
+    text = static_text(caption, data, tags_change=tags_change)
+    return first_text(text) if data.wildcards else text
+
+
+def _of_the_class(caption: str, data: Data) -> str:
+    """Of a regularisation picture, which shows the class without what is to be learned."""
+    return static_text(caption, replace(data, trigger=None, caption_prefix="", caption_suffix=""), tags_change=False)
 
 
 def _bad_extension(data: Data) -> Problem:
@@ -108,6 +132,7 @@ def _dataset(
         warnings=(
             *found.warnings,
             *remarks(found.seen, train, heldout),
+            *caption_remarks(found.seen, train, data),
             *mask_remarks(data, found.masks, train),
             *_never_shown(train, regularisation),
             *([found.kept.trouble] if found.kept.trouble else []),

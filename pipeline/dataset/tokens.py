@@ -17,6 +17,18 @@ CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]
 """Of OpenAI's simple_tokenizer.py, as transformers' fast CLIP tokenizer has it."""
 ENDS = 2
 """Tokens that are put around a caption."""
+CAPTION_TOKENS = (75, 150, 225)
+"""Of a caption that may be read, as sd-scripts' max_token_length has it."""
+
+
+def chunks_of(caption_tokens: int) -> int:
+    """How many times the text encoder is asked for one caption."""
+    return caption_tokens // CAPTION_TOKENS[0]
+
+
+def tokens_read(positions: int, caption_tokens: int) -> int:
+    """Of a caption with its two ends, by an encoder of so many positions: each chunk has ends of its own."""
+    return chunks_of(caption_tokens) * (positions - ENDS) + ENDS
 
 
 def too_long(captions: Iterable[str], folder: Path, limit: int) -> set[str]:

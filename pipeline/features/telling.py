@@ -13,7 +13,7 @@ from pipeline.settings import default_of
 from pipeline.wording import size
 
 DIGEST_CHARACTERS = 10
-SHOWN = ("clip_skip", "device")
+SHOWN = ("clip_skip", "chunks", "device")
 
 
 def limit_gib() -> float:

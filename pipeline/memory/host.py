@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.dataset.tokens import tokens_read
 from pipeline.families import PartKind
 from pipeline.memory.estimate import Term
 from pipeline.memory.load import Load
@@ -99,7 +100,8 @@ def _latent_numbers(settings: Settings) -> float:
 def _text_numbers(settings: Settings) -> float:
     known = settings.model.known
     encoders = [part.family for part in known.parts.values() if part.kind is PartKind.text_encoder]
-    return known.text.token_limit * sum(TEXT_WIDTHS.get(family, 0) for family in encoders)
+    tokens = tokens_read(known.text.token_limit, settings.train.caption_tokens)
+    return tokens * sum(TEXT_WIDTHS.get(family, 0) for family in encoders)
 
 
 # ------------------------------------------------------------------------------------------------------------ telling

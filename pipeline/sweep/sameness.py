@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.checkpoint.recognise import recognise
+from pipeline.dataset.captions import tags_change
 from pipeline.dataset.scan import scan
 from pipeline.errors import UnreadableFile
 from pipeline.machine.host import cpu_cores
@@ -27,7 +28,9 @@ def changed_since(sweep_dir: Path, composed: Callable[[Sequence[str]], Settings]
         if then is None:
             continue
         settings = composed(result.overrides)
-        asked = repr((settings.model, settings.data))  # of all trials the same, unless these are what varies
+        asked = repr(
+            (settings.model, settings.data, tags_change(settings))
+        )  # of all trials the same, unless these are what varies
         if asked not in looked_at:
             looked_at[asked] = _digests_here(settings)
         other = [what for what, digest in looked_at[asked].items() if digest is not None and digest != then[what]]
@@ -53,5 +56,6 @@ def _digests_here(settings: Settings) -> Digests:
         model: str | None = recognise(Path(settings.model.path), insisting=not settings.model.trust_header).digest
     except UnreadableFile:
         model = None
-    pictures, _ = scan(settings.data, threads=cpu_cores(), cache_dir=Path(settings.cache.dir).expanduser())
+    cache_dir = Path(settings.cache.dir).expanduser()
+    pictures, _ = scan(settings.data, threads=cpu_cores(), tags_change=tags_change(settings), cache_dir=cache_dir)
     return {"the base model": model, "the set of pictures": None if pictures is None else pictures.digest}

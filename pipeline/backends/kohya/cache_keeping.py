@@ -13,6 +13,7 @@ from typing import Any, cast
 from pipeline.backends.kohya.caches import KINDS, Architecture, Stale, announce, clear, record, stale_caches
 from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS
 from pipeline.checkpoint.header import digest, read_header
+from pipeline.dataset.tokens import CAPTION_TOKENS
 from pipeline.errors import RunError, UnreadableFile
 from pipeline.records import Checkpoint, Picture
 from pipeline.settings import Settings
@@ -26,7 +27,6 @@ ARCHITECTURES: tuple[tuple[str, Architecture], ...] = (
 REACH_A_CACHE = (
     *("vae", "no_half_vae", "flip_aug", "alpha_mask", "resize_interpolation", "bucket_", "full_fp16", "full_bf16"),
     *(
-        "max_token_length",
         "t5xxl_",
         "gemma2_",
         "qwen3_",
@@ -65,6 +65,8 @@ def cache_part(
     told = [precision, settings.model.known.kohya.arguments, passed, settings.model.clip_skip, settings.model.tokenizer]
     if script in DROPS_CACHED_CAPTIONS:  # it keeps the rate in the cache, and goes by it
         told.append(settings.train.caption_dropout)
+    if settings.train.caption_tokens > CAPTION_TOKENS[0]:
+        told.append(f"{settings.train.caption_tokens} tokens")
     names = sorted(settings.model.parts)
     return CachePart(
         architecture=next(name for beginning, name in ARCHITECTURES if script.startswith(beginning)),

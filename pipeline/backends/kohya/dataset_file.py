@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.backends.kohya.buckets import bucket_limits_px
 from pipeline.backends.kohya.train_file import dataset_values
+from pipeline.dataset.captions import tags_change
 from pipeline.files import write_text
 from pipeline.records import Dataset, Picture, Plan
 from pipeline.settings import Settings, decided
@@ -132,42 +133,47 @@ def link_all(plan: Plan, folder: Path) -> None:
     if not takes_links(plan.dataset):
         return
     for name, pictures in _link_folders(plan.dataset).items():
-        link_pictures(folder / name, pictures)
+        link_pictures(folder / name, pictures, wildcards=plan.settings.data.wildcards)
         if has_masks_apart(pictures):
             _link_masks(folder / _masks_name(name), pictures)
 
 
 def _rows_text(plan: Plan, pictures: Sequence[Picture]) -> str:
     """A line a picture. Captions of tags go under `tags`: the text is the same, and the finished adapter then says how
-    often each tag was there. `digest` is ours: sd-scripts does not look at it."""
-    settings = plan.settings
-    of_tags = settings.train.shuffle_tags or settings.train.tag_dropout > 0
-    name = "tags" if of_tags and not settings.backend.args.get("enable_wildcard") else "caption"
-    return "".join(_line(picture, name) for picture in pictures)
+    often each tag was there. Lines to draw from are read under `caption` only. `digest` is ours: sd-scripts does not
+    look at it."""
+    wildcards = plan.settings.data.wildcards
+    name = "tags" if tags_change(plan.settings) and not wildcards else "caption"
+    return "".join(_line(picture, name, wildcards=wildcards) for picture in pictures)
 
 
-def _line(picture: Picture, name: str) -> str:
+def _line(picture: Picture, name: str, *, wildcards: bool) -> str:
     row = {
         "image_path": str(picture.path),
-        name: one_line(picture.caption),
+        name: as_written(picture.caption, wildcards=wildcards),
         "image_size": [picture.width_px, picture.height_px],
         "digest": picture.digest,
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+def as_written(caption: str, *, wildcards: bool) -> str:
+    """sd-scripts reads a caption's first line only, or draws one of them."""
+    return "\n".join(map(one_line, caption.split("\n"))) if wildcards else one_line(caption)
+
+
 def one_line(caption: str) -> str:
-    """sd-scripts reads a caption's first line only."""
+    """Of a caption that is read whole."""
     return " ".join(caption.split())
 
 
-def link_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+def link_pictures(folder: Path, pictures: Sequence[Picture], *, wildcards: bool = False) -> None:
     """Links to the pictures, numbered so that equal names from several folders do not meet, and their captions."""
     _emptied(folder)
     for index, picture in enumerate(pictures):
         link = folder / link_name(index, picture)
         link.symlink_to(picture.path.absolute())
-        write_text(link.with_suffix(CAPTIONS), one_line(picture.caption) + "\n")
+        write_text(link.with_suffix(CAPTIONS), as_written(picture.caption, wildcards=wildcards) + "\n")
 
 
 def _link_masks(folder: Path, pictures: Sequence[Picture]) -> None:

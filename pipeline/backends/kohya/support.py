@@ -13,7 +13,7 @@ from pipeline.backends.kohya.asked import Asked
 from pipeline.backends.kohya.cache_keeping import cache_part, stale_of
 from pipeline.backends.kohya.caches import cache_problems
 from pipeline.backends.kohya.checkout import has_module, pin_differences
-from pipeline.backends.kohya.dataset_file import one_line, takes_links
+from pipeline.backends.kohya.dataset_file import as_written, takes_links
 from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
@@ -437,7 +437,7 @@ def _stale_caches(script: Script) -> Iterator[Problem]:
     part = cache_part(settings, facts.checkpoint, script.name, script.context().precision, latents=latents, text=text)
     if part is not None:
         yield from cache_problems(
-            stale_of(part, [_as_read(each) for each in facts.dataset.train]), clearing=part.clears
+            stale_of(part, [_as_read(each, settings) for each in facts.dataset.train]), clearing=part.clears
         )
 
 
@@ -450,9 +450,10 @@ def _shared_names(script: Script, pictures: Sequence[Picture]) -> Iterator[Probl
         yield Problem("data.dir", script.settings.data.dir, reason, "other names, or caches in memory")
 
 
-def _as_read(picture: Picture) -> Picture:
+def _as_read(picture: Picture, settings: Settings) -> Picture:
     """With the caption that the script will find."""
-    return Picture(picture.path, one_line(picture.caption), picture.width_px, picture.height_px, picture.digest)
+    caption = as_written(picture.caption, wildcards=settings.data.wildcards)
+    return Picture(picture.path, caption, picture.width_px, picture.height_px, picture.digest)
 
 
 def _optimizer(script: Script) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from pipeline.backends.kohya.translation import (
     settings_of,
     translated,
 )
+from pipeline.dataset.captions import kept_tags
 from pipeline.errors import Problem
 from pipeline.records import Plan
 from pipeline.settings import KohyaCache, Settings
@@ -58,9 +59,10 @@ def dataset_values(settings: Settings) -> dict[str, object]:
     train = settings.train
     return {
         "shuffle_caption": train.shuffle_tags,
-        "keep_tokens": train.keep_tags,
+        "keep_tokens": kept_tags(settings),
         "caption_dropout_rate": float(train.caption_dropout),
         "caption_tag_dropout_rate": float(train.tag_dropout),
+        "enable_wildcard": settings.data.wildcards,
         **({"alpha_mask": True} if settings.data.alpha_masks else {}),
     }
 
@@ -113,6 +115,7 @@ def changing_text(settings: Settings, parser: Parser) -> list[str]:
         "train.shuffle_tags": settings.train.shuffle_tags,
         "train.tag_dropout": settings.train.tag_dropout > 0,
         "train.caption_dropout": drops,
+        "data.wildcards": settings.data.wildcards,
     }
     passed = [f"backend.args.{name}" for name in NEEDS_FRESH_TEXT if settings.backend.args.get(name)]
     return [name for name, changes in ours.items() if changes] + passed

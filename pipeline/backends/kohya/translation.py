@@ -16,6 +16,7 @@ from pipeline.backends.kohya.network import NetworkPart, network_part
 from pipeline.backends.kohya.scripts import ADAPTERS as LORA
 from pipeline.backends.kohya.scripts import CHECKPOINTS as FINETUNE
 from pipeline.backends.kohya.scripts import EVERY, FINE_TUNE, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING
+from pipeline.dataset.tokens import CAPTION_TOKENS
 from pipeline.records import Plan, Predicted
 from pipeline.settings import Scheduler, Settings, TimestepSampling, decided
 
@@ -160,6 +161,11 @@ TABLE: tuple[Row, ...] = (
         lambda c: c.settings.model.clip_skip + 1 if c.settings.model.clip_skip else None,
         SD,
     ),
+    Row(
+        "train.caption_tokens",
+        "max_token_length",
+        lambda c: c.settings.train.caption_tokens if c.settings.train.caption_tokens > CAPTION_TOKENS[0] else None,
+    ),
     Row("seed", "seed", lambda c: c.settings.seed),
     Row("train.max_steps", "max_train_steps", lambda c: c.steps),
     Row(
@@ -251,7 +257,8 @@ DATASET: Mapping[str, str] = {
     **{"train_batch_size": "train.batch_size", "resolution": "train.resolution_px"},
     **{"bucket_reso_steps": "model.resolution_step_px", "shuffle_caption": "train.shuffle_tags"},
     **{"keep_tokens": "train.keep_tags", "caption_dropout_rate": "train.caption_dropout"},
-    **{"caption_tag_dropout_rate": "train.tag_dropout", "alpha_mask": "data.alpha_masks"},
+    **{"caption_tag_dropout_rate": "train.tag_dropout", "enable_wildcard": "data.wildcards"},
+    "alpha_mask": "data.alpha_masks",
     **{"enable_bucket": "train.resolution_px", "min_bucket_reso": "train.resolution_px"},
     "max_bucket_reso": "train.resolution_px",
 }
@@ -266,11 +273,13 @@ OWN: Mapping[str, str] = {
     **{"resume": "resume", "initial_step": "resume", "skip_until_initial_step": "resume"},
     **{"lr_scheduler_type": "train.scheduler", "lr_scheduler_args": "train.scheduler"},
     **{"validate_every_n_epochs": "train.heldout_every_steps"},
+    **{"caption_prefix": "data.caption_prefix", "caption_suffix": "data.caption_suffix"},
     **{"cache_latents": "backend.cache_latents", "cache_latents_to_disk": "backend.cache_latents"},
     **{"cache_text_encoder_outputs": "backend.cache_text", "cache_text_encoder_outputs_to_disk": "backend.cache_text"},
     **{argument: f"model.parts.{part}" for part, arguments in PARTS.items() for argument in arguments},
 }
-"""Argument -> the setting that decides it; the rest of `arguments_of` writes these."""
+"""Argument -> the setting that decides it; the rest of `arguments_of` writes these. Captions are written with what
+stands around them, so that the script is told of none."""
 
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("until", "explain", "resume", "backend.name"), "what is done, and by whom"),
@@ -285,11 +294,12 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("data.caption_extension", "data.metadata", "data.caption_column", "data.caption", "data.layout"),
-            *("data.concepts", "data.repeats"),
+            *("data.concepts", "data.repeats", "data.strip_weights"),
         ),
         "pictures.jsonl has the captions, dataset.toml the repeats",
     ),
     **dict.fromkeys(("data.reg_dir", "data.reg_caption"), "the links in job/"),
+    "data.trigger": "pictures.jsonl, and keep_tokens with train.keep_tags",
     "data.on_bad": "before the start",
     **dict.fromkeys(("data.prompts", "sample"), "prompts.json"),
     **dict.fromkeys(("network.conv_rank", "network.conv_alpha"), "network_args"),

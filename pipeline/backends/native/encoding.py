@@ -23,8 +23,10 @@ from pipeline.backends.native.job import NativeJob, TrainPart, changes
 from pipeline.backends.native.layout import tokenizer_folder
 from pipeline.backends.native.stable_diffusion_1 import TextParts, load_autoencoder, load_text_parts, load_tokenizer
 from pipeline.dataset.buckets import Side, bucket_side
+from pipeline.dataset.captions import longest_texts
 from pipeline.dataset.formats import DAMAGED, short
 from pipeline.dataset.pixels import decoded, mask_of
+from pipeline.dataset.tokens import tokens_read
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import Shelf
 from pipeline.wording import counted
@@ -274,7 +276,8 @@ def _warn_of_ends(job: NativeJob, captions: Sequence[str], telling: Telling) -> 
     if tokenizer_folder(job.model) is not None:  # told before the start
         return
     tokenizer = load_tokenizer(job.model)
-    limit = tokenizer.model_max_length
-    cut = sum(len(tokenizer(caption).input_ids) > limit for caption in set(captions))
+    limit = tokens_read(tokenizer.model_max_length, job.model.caption_tokens)
+    texts = {text for caption in captions for text in (longest_texts(caption) if job.train.wildcards else [caption])}
+    cut = sum(len(tokenizer(text).input_ids) > limit for text in texts)
     if cut:
         telling.warn(f"{cut} captions are longer than {limit} tokens: their ends are not seen")

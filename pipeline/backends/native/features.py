@@ -15,6 +15,7 @@ from pipeline.backends.native.layout import (
 )
 from pipeline.checkpoint.contents import weights_digest
 from pipeline.dataset.buckets import Side
+from pipeline.dataset.tokens import chunks_of
 from pipeline.features.space import Space, key_of
 
 PIXELS = "8 bits of sRGB, upright, on white, Lanczos to cover, cropped to the middle"
@@ -35,6 +36,7 @@ def text_space(job: NativeJob) -> Space:
         "encoder": _digest_of(job.model, "text_encoder"),
         "tokenizer": _tokenizer_digest(job.model),
         "clip_skip": str(job.model.clip_skip),
+        "chunks": str(chunks_of(job.model.caption_tokens)),
         **_device(job),
     }
     return Space("text", made)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_type_hints
 
+from pipeline.dataset.captions import may_vary
 from pipeline.errors import UnreadableFile
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -21,6 +22,7 @@ class ModelPart:
     layout: str
     prediction: str
     clip_skip: int
+    caption_tokens: int
     tokenizer: str = ""
     """Folder; empty: inside or beside the model."""
 
@@ -69,6 +71,8 @@ class TrainPart:
     shuffle_tags: bool
     tag_dropout: float
     keep_tags: int
+    """A trigger is the first of them."""
+    wildcards: bool
     gradient_checkpointing: bool
     checkpoint_every_steps: int
     keep_checkpoints: int
@@ -165,8 +169,13 @@ class Wording(Protocol):
     @property
     def keep_tags(self) -> int: ...
 
+    @property
+    def wildcards(self) -> bool: ...
+
 
 def changes(caption: str, train: Wording) -> bool:
     """Whether its text is another from one time to the next, so that its embedding can't be kept."""
+    if train.wildcards and may_vary(caption):
+        return True
     free = caption.count(",") + 1 - train.keep_tags
     return (train.shuffle_tags and free > 1) or (train.tag_dropout > 0 and free > 0)

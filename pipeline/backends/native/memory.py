@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.backends.native.job import changes
+from pipeline.dataset.captions import kept_tags
 from pipeline.memory.host import Kept, Place
 from pipeline.memory.load import Load
 from pipeline.memory.plain import plain_load
@@ -38,5 +39,17 @@ def native_kept(settings: Settings, facts: Facts) -> Kept:
 def _encoder_stays(settings: Settings, facts: Facts) -> bool:
     """As encoding.py, encode_captions, does it."""
     pictures = () if facts.dataset is None else (*facts.dataset.train, *facts.dataset.heldout)
-    changing = any(changes(picture.caption, settings.train) for picture in pictures)
+    train = settings.train
+    asked = _Asked(train.shuffle_tags, train.tag_dropout, kept_tags(settings), settings.data.wildcards)
+    changing = any(changes(picture.caption, asked) for picture in pictures)
     return changing or settings.mode.text_encoder_lr > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """As the job says it."""
+
+    shuffle_tags: bool
+    tag_dropout: float
+    keep_tags: int
+    wildcards: bool

@@ -19,6 +19,7 @@ from pipeline.backends.native.job import (
     SamplePart,
     TrainPart,
 )
+from pipeline.dataset.captions import kept_tags
 from pipeline.files import write_text
 from pipeline.length import samples_per_epoch, shown
 from pipeline.records import Dataset, Job, Picture, Plan
@@ -90,6 +91,7 @@ def native_job(plan: Plan, run_dir: Path, dataset_file: Path) -> NativeJob:
             layout=plan.checkpoint.layout,
             prediction=_prediction(plan),
             clip_skip=settings.model.clip_skip,
+            caption_tokens=settings.train.caption_tokens,
             tokenizer=str(Path(settings.model.tokenizer).resolve()) if settings.model.tokenizer else "",
         ),
         network=_network(settings.network),
@@ -174,7 +176,8 @@ def _train(plan: Plan) -> TrainPart:
         caption_dropout=train.caption_dropout,
         shuffle_tags=train.shuffle_tags,
         tag_dropout=train.tag_dropout,
-        keep_tags=train.keep_tags,
+        keep_tags=kept_tags(plan.settings),
+        wildcards=plan.settings.data.wildcards,
         gradient_checkpointing=decided(train.gradient_checkpointing),
         checkpoint_every_steps=train.checkpoint_every_steps,
         keep_checkpoints=train.keep_checkpoints,
@@ -278,7 +281,8 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
         "ss_caption_dropout_rate": settings.train.caption_dropout,
         "ss_shuffle_caption": settings.train.shuffle_tags,
         "ss_tag_dropout_rate": settings.train.tag_dropout,
-        "ss_keep_tokens": settings.train.keep_tags,
+        "ss_keep_tokens": kept_tags(settings),
+        "ss_max_token_length": settings.train.caption_tokens if settings.train.caption_tokens > 75 else None,
         "ss_v2": False,
     }
     if network is not None:

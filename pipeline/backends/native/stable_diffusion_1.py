@@ -27,6 +27,7 @@ from pipeline.backends.native.layout import (
 from pipeline.backends.native.weights import filled, read_float32
 from pipeline.checkpoint.bundle import weight_files
 from pipeline.checkpoint.header import read_header
+from pipeline.dataset.tokens import ENDS, chunks_of
 from pipeline.errors import UnreadableFile
 
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -47,26 +48,34 @@ class TextParts:
     tokenizer: CLIPTokenizer
     encoder: CLIPTextModel
     clip_skip: int
+    chunks: int
+    """How many times as long captions are as what the encoder reads at once."""
 
     def tokens(self, captions: list[str]) -> Tensor:
-        """Token ids (captions, positions), padded to the encoder's length and cut there."""
-        encoded = self.tokenizer(
-            captions,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        ids: Tensor = encoded.input_ids
-        return ids
+        """Token ids (captions, chunks, positions), cut at the end of the last chunk. Each chunk has a begin, an end and
+        padding of its own, as sd-scripts' _get_input_ids has them (library/strategy_base.py)."""
+        read = self.tokenizer.model_max_length - ENDS
+        encoded = self.tokenizer(captions, truncation=True, max_length=self.chunks * read + ENDS)
+        return torch.tensor([self._chunked(ids, read) for ids in encoded.input_ids])
+
+    def _chunked(self, ids: list[int], read: int) -> list[list[int]]:
+        begin, *inner, end = ids
+        parts = [inner[number * read : (number + 1) * read] for number in range(self.chunks)]
+        padding: int = self.tokenizer.pad_token_id
+        return [[begin, *part, end, *[padding] * (read - len(part))] for part in parts]
 
     def length(self, caption: str) -> int:
         """Number of tokens of a caption, its two ends included, before it is cut."""
         return len(self.tokenizer(caption).input_ids)
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """(captions, positions, width): the last layer's output, or that of `clip_skip` layers before, normalised."""
-        tokens = tokens.to(self.encoder.device)
+        """(captions, positions, width): the last layer's output, or that of `clip_skip` layers before, normalised.
+        Between chunks there is neither begin nor end, as in sd-scripts' encode_tokens (library/strategy_sd.py)."""
+        states = self._states(tokens.flatten(0, 1).to(self.encoder.device)).unflatten(0, tokens.shape[:2])
+        return torch.cat([states[:, 0, :1], states[:, :, 1:-1].flatten(1, 2), states[:, -1, -1:]], dim=1)
+
+    def _states(self, tokens: Tensor) -> Tensor:
+        """Of chunks, each by itself."""
         if not self.clip_skip:
             last: Tensor = self.encoder(tokens).last_hidden_state
             return last
@@ -89,7 +98,7 @@ def load_text_parts(model: ModelPart) -> TextParts:
     """In float32, frozen. Raises UnreadableFile."""
     tokenizer = load_tokenizer(model)
     encoder = _load_text_encoder(model, tokenizer)
-    return TextParts(tokenizer, _frozen(encoder), model.clip_skip)
+    return TextParts(tokenizer, _frozen(encoder), model.clip_skip, chunks_of(model.caption_tokens))
 
 
 def load_tokenizer(model: ModelPart) -> CLIPTokenizer:

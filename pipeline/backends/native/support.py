@@ -11,14 +11,15 @@ from pathlib import Path
 
 from pipeline.backends.native.memory import native_kept
 from pipeline.checks.optimizers import rate_problems
+from pipeline.dataset.captions import longest_texts
 from pipeline.dataset.flaws import count, listed
-from pipeline.dataset.tokens import too_long
+from pipeline.dataset.tokens import CAPTION_TOKENS, tokens_read, too_long
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.features.room import taken_bytes
 from pipeline.memory.host import cached_bytes
 from pipeline.optimizer.catalog import asked_for
 from pipeline.optimizer.choose import steps_down
-from pipeline.records import Checkpoint, Facts
+from pipeline.records import Checkpoint, Facts, Picture
 from pipeline.settings import Settings
 from pipeline.wording import size
 
@@ -111,16 +112,32 @@ def _cut_captions(settings: Settings, facts: Facts) -> Iterator[str]:
     folder = Path(settings.model.tokenizer) if settings.model.tokenizer else beside / "tokenizer"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return
-    limit, pictures = _positions(checkpoint), (*dataset.train, *dataset.heldout, *dataset.regularisation)
+    pictures = (*dataset.train, *dataset.heldout, *dataset.regularisation)
+    texts = [(each.path.name, _texts(each, settings)) for each in pictures]
+    positions, asked = _positions(checkpoint), settings.train.caption_tokens
     try:
-        cut = too_long((picture.caption for picture in pictures), folder, limit)
+        cut = too_long((text for _, each in texts for text in each), folder, tokens_read(positions, asked))
     except UnreadableFile as error:
         yield str(error)
         return
-    names = [picture.path.name for picture in pictures if picture.caption in cut]
+    names = [name for name, each in texts if not cut.isdisjoint(each)]
     if names:
-        told = f"longer than the text encoder's {limit} tokens, and their ends are not seen"
+        more = next((tokens for tokens in CAPTION_TOKENS if tokens > asked), None)
+        told = f"longer than {_limit(positions, asked)}, and their ends are not seen"
+        told += f" (train.caption_tokens={more} reads more)" if more else ""
         yield f"{count(names)} with a caption {told}: {listed(names)}"
+
+
+def _texts(picture: Picture, settings: Settings) -> list[str]:
+    """The longest that may be drawn of a caption."""
+    return longest_texts(picture.caption) if settings.data.wildcards else [picture.caption]
+
+
+def _limit(positions: int, caption_tokens: int) -> str:
+    limit = tokens_read(positions, caption_tokens)
+    if limit == positions:
+        return f"the text encoder's {limit} tokens"
+    return f"the {limit} tokens of train.caption_tokens={caption_tokens}"
 
 
 def _positions(checkpoint: Checkpoint) -> int:

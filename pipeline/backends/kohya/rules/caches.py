@@ -16,10 +16,7 @@ LATENT_CACHES = ("cache_latents", "cache_latents_to_disk")
 REFUSED_WORDINGS = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_step")
 """is_text_encoder_output_cacheable of train_util.py; every script asserts it but lumina_train_network.py, which trains
 without them."""
-LOST_WORDINGS = (
-    *("caption_prefix", "caption_suffix", "secondary_separator"),
-    *("enable_wildcard", "caption_dropout_every_n_epochs"),
-)
+LOST_WORDINGS = ("secondary_separator", "enable_wildcard", "caption_dropout_every_n_epochs")
 """process_caption of train_util.py, which is never called for what is cached: strategies encode the file's words."""
 
 

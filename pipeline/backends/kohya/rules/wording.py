@@ -13,6 +13,7 @@ OFF: Mapping[str, str] = {
     "train.scheduler": "constant",
     "backend.cache_latents": "off",
     "backend.cache_text": "off",
+    "train.caption_tokens": "75",
 }
 """Settings that are switched off by another word than false or 0."""
 
