@@ -99,6 +99,7 @@ def test_a_trigger_that_may_not_be_drawn_is_none() -> None:
     values: dict[str, Any] = {"trigger": "sks", "wildcards": True}
     assert text_of("{x, sks|ohwx} dog", tags_change=True, **values) == "sks, {x, sks|ohwx} dog"
     assert text_of("{x, y|z}, sks", tags_change=True, **values) == "sks, {x, y|z}"
+    assert text_of("{{sks}} dog", **values) == "{{sks}} dog"
 
 
 def test_weights_are_out_before_the_trigger_is_looked_for() -> None:
@@ -107,6 +108,7 @@ def test_weights_are_out_before_the_trigger_is_looked_for() -> None:
 
 def test_a_caption_of_nothing_but_brackets_stays() -> None:
     assert text_of("()", strip_weights=True) == "()"
+    assert text_of("()\n()", strip_weights=True, wildcards=True) == "()\n()"
 
 
 # ------------------------------------------------------------------------------------------------------------- weights

@@ -182,6 +182,25 @@ def test_another_layer_of_the_text_encoder_is_another_space(plan_for: PlanFor, j
     assert text_space(job_on(plan_for, tmp_path, "model.clip_skip=1")) != text_space(job)
 
 
+def test_longer_captions_are_another_space(plan_for: PlanFor, job: NativeJob, tmp_path: Path) -> None:
+    """A caption of one word has as many positions then as the longest."""
+    captions = [str(row["caption"]) for row in job.pictures()]
+    short = encode_captions(job, captions, CPU, Told().telling).of(captions)
+    longer, told = job_on(plan_for, tmp_path, "train.caption_tokens=150"), Told()
+    assert text_space(longer) != text_space(job)
+    embeddings = encode_captions(longer, captions, CPU, told.telling).of(captions)
+    assert told.encoded != []
+    assert (short.shape[1], embeddings.shape[1]) == (32, 62)
+
+
+def test_captions_that_are_drawn_are_encoded_at_each_step(plan_for: PlanFor, job: NativeJob, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "0.txt").write_text("{a|b}")
+    for wildcards, kept_there in ((True, False), (False, True)):
+        other = job_on(plan_for, tmp_path, f"data.wildcards={str(wildcards).lower()}")
+        captions = [str(row["caption"]) for row in other.pictures()]
+        assert (encode_captions(other, captions, CPU, Told().telling).shelf is not None) == kept_there
+
+
 def test_the_same_weights_in_another_file_are_the_same(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -413,14 +413,31 @@ def test_captions_are_one_line_and_stand_where_tags_are_counted() -> None:
     picture = Picture(Path("/p/ü.png"), "two\n lines,\tone", 64, 48, "d" * 64)
     dataset = Dataset("mine", Path("/p"), (picture,), (), "x")
     row = {"image_path": "/p/ü.png", "image_size": [64, 48], "digest": "d" * 64}
-    for words, name in (
-        (("train.shuffle_tags=true",), "tags"),
-        (("train.shuffle_tags=false",), "caption"),
-        (("train.shuffle_tags=false", "train.tag_dropout=0.1"), "tags"),
-        (("train.shuffle_tags=true", "data.wildcards=true"), "caption"),
+    for words, name, caption in (
+        (("train.shuffle_tags=true",), "tags", "two lines, one"),
+        (("train.shuffle_tags=false",), "caption", "two lines, one"),
+        (("train.shuffle_tags=false", "train.tag_dropout=0.1"), "tags", "two lines, one"),
+        (("train.shuffle_tags=true", "data.wildcards=true"), "caption", "two\nlines, one"),
     ):
         (line,) = metadata_texts(plan_of(*words, dataset=dataset), Path("/run"))["pictures.jsonl"].splitlines()
-        assert json.loads(line) == row | {name: "two lines, one"}
+        assert json.loads(line) == row | {name: caption}
+
+
+def test_a_trigger_is_kept_in_front_and_lines_are_drawn_for_the_training_alone() -> None:
+    plan = plan_of("data.trigger=sks", "data.wildcards=true", "train.keep_tags=0")
+    train, validation = dataset_table(plan, Path("/run"), Path("/run/heldout"))["datasets"]
+    (subset,), (aside,) = train["subsets"], validation["subsets"]
+    assert (subset["keep_tokens"], subset["enable_wildcard"]) == (1, True)
+    assert "enable_wildcard" not in aside
+    assert not [name for name in subset if name.startswith("caption_") and name.endswith("fix")]
+
+
+@pytest.mark.parametrize(("tokens", "told_length"), [(75, None), (150, 150), (225, 225)])
+def test_the_length_of_captions_is_told_where_it_is_no_default(
+    tokens: int, told_length: int | None, tmp_path: Path
+) -> None:
+    render(plan_of(f"train.caption_tokens={tokens}"), tmp_path)
+    assert told(tmp_path).get("max_token_length") == told_length
 
 
 def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:

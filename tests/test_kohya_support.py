@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.backends.kohya.cache_keeping import cache_part
 from pipeline.backends.kohya.manifest import SCRIPTS
 from pipeline.backends.kohya.support import kohya_problems, kohya_warnings
 from pipeline.backends.kohya.translation import ELSEWHERE, settings_of
@@ -233,6 +234,7 @@ def test_places_that_are_named_are_settings() -> None:
         ("flux_dev", (), "memory", "memory"),
         ("flux_dev", ("train.caption_dropout=0.1",), "memory", "off"),
         ("anima", ("train.shuffle_tags=false",), "memory", "memory"),
+        ("flux_dev", ("data.wildcards=true",), "memory", "off"),
         ("sdxl", ("+backend.args.color_aug=true",), "off", "off"),
     ],
 )
@@ -270,8 +272,52 @@ def test_a_cache_that_can_not_be_is_told() -> None:
     assert "train.caption_dropout" in {
         p.key for p in problems(composed("flux_dev", "lora", "backend.cache_text=memory", "train.caption_dropout=0.1"))
     }
+    key, _, fix = told(composed("flux_dev", "lora", "backend.cache_text=memory", "data.wildcards=true"))
+    assert (key, fix) == ("data.wildcards", "data.wildcards=false, or backend.cache_text=off")
     assert told(composed("sd15", "lora", "backend.cache_text=disk"))[0] == "backend.cache_text"
     assert composed("sd15", "lora", "backend.cache_text=disk").backend.cache_text is KohyaCache.disk
+
+
+def test_captions_of_another_length_are_another_cache() -> None:
+    def made(*words: str) -> str:
+        settings = sized(composed("sdxl", "lora", *words))
+        assert given.CHECKPOINT is not None
+        part = cache_part(settings, given.CHECKPOINT, "sdxl_train_network.py", "bf16", latents="disk", text="disk")
+        assert part is not None
+        return part.text_encoders
+
+    assert made() == made("train.caption_tokens=75")
+    assert len({made(f"train.caption_tokens={tokens}") for tokens in (75, 150, 225)}) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------ captions
+
+
+@pytest.mark.parametrize(
+    ("typed", "setting"),
+    [
+        ("enable_wildcard=true", "data.wildcards"),
+        ("caption_prefix=x", "data.caption_prefix"),
+        ("caption_suffix=x", "data.caption_suffix"),
+        ("max_token_length=225", "train.caption_tokens"),
+    ],
+)
+def test_what_captions_are_made_of_is_said_by_settings(typed: str, setting: str) -> None:
+    key, reason, fix = told(composed("sdxl", "lora", f"+backend.args.{typed}"))
+    assert key == f"backend.args.{typed.partition('=')[0]}"
+    assert (reason, fix) == (f"is what {setting} sets", f"{setting}=...")
+
+
+@pytest.mark.parametrize("model", ["flux_dev", "sd35_medium", "lumina2", "hunyuan_image21", "anima", "chroma"])
+def test_only_clip_reads_captions_in_chunks(model: str) -> None:
+    key, reason, fix = told(composed(model, "lora", "train.caption_tokens=150"))
+    assert (key, fix) == ("train.caption_tokens", "train.caption_tokens=75")
+    assert "ignores it" in reason
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd2", "sdxl", "illustrious"])
+def test_clip_reads_captions_in_chunks(model: str) -> None:
+    assert problems(composed(model, "lora", "train.caption_tokens=225")) == []
 
 
 # ------------------------------------------------------------------------------------------------------ the environment

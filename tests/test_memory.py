@@ -196,6 +196,21 @@ def test_the_encoder_stays_only_for_captions_that_change(caption: str, stays: bo
     assert native_load(settings, facts, checkpoint).encoders_stay == stays
 
 
+@pytest.mark.parametrize(
+    ("wildcards", "trigger", "stays"), [(True, None, True), (False, None, True), (False, "a", False)]
+)
+def test_the_encoder_stays_as_the_trainer_keeps_it(wildcards: bool, trigger: str | None, stays: bool) -> None:
+    """A caption of one tag, which is left out unless it is the trigger, and may be drawn."""
+    facts = given.facts()
+    dataset, checkpoint = facts.dataset, facts.checkpoint
+    assert dataset is not None and checkpoint is not None
+    pictures = tuple(replace(picture, caption="a {b|c}") for picture in dataset.train)
+    facts = replace(facts, dataset=replace(dataset, train=pictures, heldout=()))
+    values = {"train__tag_dropout": 0.1, "train__keep_tags": 0, "data__trigger": trigger, "data__wildcards": wildcards}
+    settings = first_candidate(given.settings(**values), 0)
+    assert native_load(settings, facts, checkpoint).encoders_stay == stays
+
+
 def test_a_cpu_is_only_warned_of() -> None:
     few = replace(given.CPU, memory_bytes=GIB // 4)
     plan = validate(given.settings(), given.facts(machine=few))

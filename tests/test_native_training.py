@@ -47,6 +47,25 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(plan_for: PlanFor, 
     assert {"text": "going on from step 10"} in events(job.run_dir, "phase")
 
 
+def test_a_run_with_captions_that_are_drawn_goes_on_to_the_same_bytes(plan_for: PlanFor, tmp_path: Path) -> None:
+    drawn = ("data.wildcards=true", "train.caption_tokens=150", "train.checkpoint_every_steps=4")
+
+    def job(name: str, caption: str = "{one|two} red {circle|square}\na star") -> Job:
+        plan = plan_for(*drawn, steps=9)
+        pictures = tuple(replace(picture, caption=caption) for picture in plan.dataset.train)
+        (tmp_path / name).mkdir()
+        return render(replace(plan, dataset=replace(plan.dataset, train=pictures)), tmp_path / name)
+
+    whole, killed = finish(job("whole")), job("killed")
+    process = start(killed)
+    wait_for_step(killed.run_dir, 6)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert finish(killed).read_bytes() == whole.read_bytes()
+    assert {"text": "going on from step 4"} in events(killed.run_dir, "phase")
+    assert finish(job("first", "one red circle")).read_bytes() != whole.read_bytes()
+
+
 def test_a_term_signal_saves_a_checkpoint_and_the_run_goes_on_from_it(plan_for: PlanFor, tmp_path: Path) -> None:
     job = new_job(plan_for, tmp_path / "stopped", *STEADY, "train.checkpoint_every_steps=1000", steps=60)
     process = start(job)

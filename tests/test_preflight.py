@@ -73,7 +73,24 @@ def test_what_is_encoded_already_is_counted_before_anything_is_loaded(plan_for: 
     assert " and 0 of" not in preflight_lines(plan)[0]
 
 
+def test_what_is_encoded_is_counted_for_the_length_that_is_read(plan_for: PlanFor, tmp_path: Path) -> None:
+    plan, longer = (
+        plan_for(f"cache.dir={tmp_path / 'cache'}", f"train.caption_tokens={tokens}") for tokens in (75, 150)
+    )
+    render(plan, tmp_path)
+    job = NativeJob.read(tmp_path / "job" / "train.toml")
+    telling = Telling(lambda _: None, lambda: None, lambda _: None)
+    encode_captions(job, [str(row["caption"]) for row in job.pictures()], torch.device("cpu"), telling)
+    assert " and 0 of" not in preflight_lines(plan)[0]
+    assert " and 0 of" in preflight_lines(longer)[0]
+
+
 def test_captions_that_change_are_told_to_be_encoded_at_each_step(plan_for: PlanFor, tmp_path: Path) -> None:
     plan = plan_for("train.tag_dropout=0.5", "train.keep_tags=0", f"cache.dir={tmp_path / 'cache'}")
     assert native_job(plan, tmp_path, tmp_path).train.tag_dropout == 0.5
     assert "captions are encoded at each step" in preflight_lines(plan)[0]
+    drawn = plan_for("data.wildcards=true", f"cache.dir={tmp_path / 'cache'}")
+    (first, *rest) = drawn.dataset.train
+    varied = replace(drawn.dataset, train=(replace(first, caption="a\nb"), *rest))
+    assert "captions are encoded at each step" in preflight_lines(replace(drawn, dataset=varied))[0]
+    assert "captions are encoded at each step" not in preflight_lines(drawn)[0]

@@ -22,7 +22,7 @@ ALTERNATIVES = re.compile(r"\{([^}]+)\}")
 def static_text(caption: str, data: Data, *, tags_change: bool) -> str:
     """What is trained on, but for what is drawn each time. `tags_change`: they are shuffled or left out, so that the
     one with the trigger must be the first."""
-    text = (without_weights(caption) or caption) if data.strip_weights else caption
+    text = (without_weights(caption).strip() or caption) if data.strip_weights else caption
     if not data.wildcards:
         return _around(text, data, tags_change)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -51,6 +51,7 @@ def _triggered(text: str, data: Data, tags_change: bool) -> str:
 
 def _without_alternatives(text: str) -> str:
     """As long as the text."""
+    text = text.replace("{{", "\0\0").replace("}}", "\0\0")
     return _replaced(text, lambda found: "\0" * len(found[0]))
 
 
