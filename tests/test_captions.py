@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.job import changes
+from pipeline.backends.native.render import SWEEP_FILE, native_job
 from pipeline.backends.native.support import native_warnings
 from pipeline.checks.captions import caption_problems
 from pipeline.checks.recipes import recipe_warnings
@@ -33,6 +34,7 @@ from pipeline.records import Dataset
 from pipeline.settings import PROJECT
 from pipeline.validate import fingerprint, validate
 from tests import given
+from tests.conftest import PlanFor
 from tests.test_native_parts import TRAIN
 
 WILD = replace(TRAIN, wildcards=True, shuffle_tags=False)
@@ -347,3 +349,20 @@ def test_of_wildcards_the_longest_text_is_held_against_the_limit() -> None:
     (said,) = native_warnings(given.settings(*asked, "train.caption_tokens=150"), facts)
     assert "the 62 tokens of train.caption_tokens=150" in said and "train.caption_tokens=225" in said
     assert list(native_warnings(given.settings(*asked, "train.caption_tokens=225"), facts)) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ the job
+
+
+def test_the_trainer_is_told_of_trigger_wildcards_and_length(plan_for: PlanFor, tmp_path: Path) -> None:
+    asked = ("data.trigger=sks", "train.keep_tags=0", "data.wildcards=true", "train.caption_tokens=150")
+    job = native_job(plan_for(*asked), tmp_path, tmp_path)
+    assert (job.train.keep_tags, job.train.wildcards, job.model.caption_tokens) == (1, True, 150)
+    assert job.metadata["ss_max_token_length"] == "150"
+
+
+def test_trials_that_read_captions_of_other_lengths_begin_with_another_model(plan_for: PlanFor, tmp_path: Path) -> None:
+    (tmp_path / SWEEP_FILE).touch()
+    plans = [plan_for(f"train.caption_tokens={tokens}") for tokens in (75, 75, 150)]
+    first, same, other = (native_job(plan, tmp_path / "0", tmp_path).before_dir for plan in plans)
+    assert first == same != other

@@ -15,6 +15,9 @@ from pipeline.settings import Data
 ODD_RATIO = 4
 """Longer side over the shorter one: what is longer is cropped by most buckets."""
 
+SIGNS = ("\n", "\r", "(", "[", "{", "\\")
+"""A caption without any of them has neither weights, nor several lines or alternatives."""
+
 
 @dataclass(slots=True)
 class Seen:
@@ -45,7 +48,10 @@ class Seen:
             self.odd.append(f"{picture.path} ({picture.width_px} x {picture.height_px})")
 
     def _take_caption(self, picture: Picture) -> None:
-        caption, name = picture.caption, str(picture.path)
+        caption = picture.caption
+        if not any(sign in caption for sign in SIGNS):  # most have none, and there may be a hundred thousand
+            return
+        name = str(picture.path)
         if looks_weighted(caption):
             self.weighted.append(name)
         self.stripped += without_weights(caption) != caption

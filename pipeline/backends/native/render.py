@@ -150,6 +150,7 @@ def _before_dir(plan: Plan, run_dir: Path) -> str:
     whole = [
         [machine.torch_device, machine.device_names, machine.torch_version, _threads(plan), plan.precision],
         [plan.checkpoint.digest, _prediction(plan), settings.model.clip_skip, settings.model.tokenizer],
+        settings.train.caption_tokens,
         [[picture.digest, picture.caption, picture.mask_digest] for picture in plan.dataset.heldout],
         [list(plan.sample_prompts), plain(settings)["sample"], settings.train.resolution_px, settings.mode.name],
         [] if exact else [plain(settings)["network"], settings.seed],
