@@ -81,12 +81,12 @@ def test_caches_that_fit_are_not_told(cached: Path) -> None:
     [
         (replace(CAT, digest="another"), {}, {LATENTS: ("the picture has changed",)}),
         (replace(CAT, caption="a tomcat"), {}, {TEXT: ("the caption has changed",)}),
-        (CAT, {"vae": "another VAE"}, {LATENTS: ("made with another VAE",)}),
+        (CAT, {"vae": "another VAE"}, {LATENTS: ("made with another VAE or resolution",)}),
         (CAT, {"text_encoders": "T5"}, {TEXT: ("made with other text encoders",)}),
         (
             replace(CAT, digest="another"),
             {"vae": "another VAE"},
-            {LATENTS: ("the picture has changed", "made with another VAE")},
+            {LATENTS: ("the picture has changed", "made with another VAE or resolution")},
         ),
     ],
 )
@@ -301,7 +301,7 @@ def test_a_second_announcement_does_not_change_what_the_first_run_made(folder: P
     cache(folder, LATENTS)
     begun(folder, vae="another VAE")
     assert stale(folder) == {}
-    assert stale(folder, vae="another VAE") == {LATENTS: ("made with another VAE",)}
+    assert stale(folder, vae="another VAE") == {LATENTS: ("made with another VAE or resolution",)}
 
 
 def test_after_the_end_nothing_is_announced_any_more(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.backends.kohya.caches import KINDS, Architecture, Stale, announce, clear, record, stale_caches
-from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS
+from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS, NOISE
 from pipeline.checkpoint.header import digest, read_header
 from pipeline.dataset.tokens import CAPTION_TOKENS
 from pipeline.errors import RunError, UnreadableFile
@@ -25,7 +25,7 @@ ARCHITECTURES: tuple[tuple[str, Architecture], ...] = (
 """By the beginning of the script's name. fine_tune.py names its latents as those of SDXL, and would read these."""
 
 REACH_A_CACHE = (
-    *("vae", "no_half_vae", "flip_aug", "alpha_mask", "resize_interpolation", "bucket_", "full_fp16", "full_bf16"),
+    *("vae", "no_half_vae", "alpha_mask", "resize_interpolation", "bucket_", "full_fp16", "full_bf16"),
     *(
         "t5xxl_",
         "gemma2_",
@@ -38,7 +38,8 @@ REACH_A_CACHE = (
     ),
     *("caption_", "weighted_captions", "clip_l_", "clip_g_"),
 )
-"""Beginnings of the arguments that change what is in a cache."""
+"""Beginnings of the arguments that change what is in a cache. flip_aug is none: a file without mirror images is made
+anew by the scripts themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,10 @@ def cache_part(
     if settings.train.caption_tokens > CAPTION_TOKENS[0]:
         told.append(f"{settings.train.caption_tokens} tokens")
     names = sorted(settings.model.parts)
+    side = [settings.train.resolution_px, settings.model.resolution_step_px] if script in NOISE else []
     return CachePart(
         architecture=next(name for beginning, name in ARCHITECTURES if script.startswith(beginning)),
-        vae=_together([told[:3], _part(settings, checkpoint, "vae")]),
+        vae=_together([told[:3], side, _part(settings, checkpoint, "vae")]),
         text_encoders=_together([told, [_part(settings, checkpoint, name) for name in names if name != "vae"]]),
         holds=holds,
         clears=settings.backend.stale_cache.value == "clear",

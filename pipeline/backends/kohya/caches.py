@@ -1,8 +1,9 @@
 """Caches that sd-scripts keeps beside the pictures, and what each was made from.
 
-sd-scripts finds a cache by its name alone: of latents it checks the shape, of text-encoder outputs that they are
-there. A picture or a caption that was edited, another VAE or another text encoder are not noticed, and the training
-goes on with what the cache holds. So a side-car in the folder says what every cache was made from:
+sd-scripts finds a cache by its name alone: it checks that latents are there (those of flow models at that size) and
+that text-encoder outputs are. A picture or a caption that was edited, another VAE or text encoder, and of Stable
+Diffusion 1, 2 and XL another resolution, are not noticed, and the training goes on with what the cache holds. So a
+side-car in the folder says what every cache was made from:
 
     announce    before the start: what caches that come from now on will be made from
     record      after the end: what is there now was made from that
@@ -77,7 +78,7 @@ SIZED = re.compile(r"(.+)_\d{4,}x\d{4,}", re.DOTALL)
 REASONS = {
     "picture": "the picture has changed",
     "caption": "the caption has changed",
-    "vae": "made with another VAE",
+    "vae": "made with another VAE or resolution",
     "text_encoders": "made with other text encoders",
 }
 UNKNOWN = "of unknown origin"
