@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 
+from pipeline.dataset.epoch import datasets_at, samples_per_epoch, shown
 from pipeline.errors import Problem
 from pipeline.records import Choice, Dataset
 from pipeline.settings import Settings, Train, decided
@@ -15,34 +16,23 @@ MOST_WARMUP = 0.1
 """Of the updates, unless typed: a warm-up that suits a recipe's length would be half of a short run."""
 
 
-def shown(dataset: Dataset) -> int:
-    """Pictures to train on that an epoch shows, one that is repeated as often."""
-    return sum(picture.repeats for picture in dataset.train)
-
-
-def samples_per_epoch(dataset: Dataset) -> int:
-    """The same with as many for regularisation, where there are such ones."""
-    return shown(dataset) * (2 if dataset.regularisation else 1)
-
-
 def steps_of(settings: Settings, dataset: Dataset) -> tuple[int, Choice | None]:
     """Optimizer updates, and how they came about; no choice where `train.max_steps` was typed. `train.min_steps` holds
-    for what follows from samples a picture only. Those count pictures: repeats weigh them against each other then, and
-    make an epoch longer, not the run."""
+    for what follows from samples a picture only. Those are of a picture at all of its resolutions together, and repeats
+    only weigh pictures against each other then: both make an epoch longer, not the run."""
     train, batch = settings.train, batch_of(settings)
     if train.max_steps is not None:
         return train.max_steps, None
     if train.epochs is not None:
-        steps = max(1, math.ceil(round(samples_per_epoch(dataset) * train.epochs / batch, 9)))
-        return steps, _choice(dataset, batch, steps, f"train.epochs={train.epochs:g}")
+        steps = max(1, math.ceil(round(samples_per_epoch(dataset, train) * train.epochs / batch, 9)))
+        return steps, _choice(dataset, train, batch, steps, f"train.epochs={train.epochs:g}")
     asked, samples, words = _samples(train, len(dataset.train))
     also = ", and as many for regularisation" if dataset.regularisation else ""
     enough = math.ceil(samples * (2 if also else 1) / batch)
     at_least = f", and at least {train.min_steps} steps" if train.min_steps > enough else ""
     steps = max(train.min_steps, enough)
-    return steps, _choice(
-        dataset, batch, steps, f"{train.samples_per_image} a picture = {asked}, {words}{also}{at_least}"
-    )
+    why = f"{train.samples_per_image} a picture = {asked}, {words}{also}{at_least}"
+    return steps, _choice(dataset, train, batch, steps, why)
 
 
 def _samples(train: Train, num_pictures: int) -> tuple[int, int, str]:
@@ -53,22 +43,26 @@ def _samples(train: Train, num_pictures: int) -> tuple[int, int, str]:
     return asked, samples, f"within {train.samples_floor}..{cap} = {samples} samples"
 
 
-def _choice(dataset: Dataset, batch: int, steps: int, why: str) -> Choice:
-    return Choice("train.max_steps", steps, f"{equation(dataset, batch, steps)}; {why}")
+def _choice(dataset: Dataset, train: Train, batch: int, steps: int, why: str) -> Choice:
+    return Choice("train.max_steps", steps, f"{equation(dataset, train, batch, steps)}; {why}")
 
 
-def equation(dataset: Dataset, batch: int, steps: int) -> str:
-    """pictures x repeats x epochs / batch = steps, in numbers that come out."""
-    epochs = steps * batch / samples_per_epoch(dataset)
-    return f"{_epoch_words(dataset)} x {_many(epochs, 'epoch')} / batch {batch} = {_many(steps, 'step')}"
+def equation(dataset: Dataset, train: Train, batch: int, steps: int) -> str:
+    """pictures x repeats x epochs / batch = steps, in numbers that come out; those of several resolutions as a sum."""
+    at = datasets_at(dataset, train)
+    words = [_epoch_words(each) + (f" at {px} px" if len(at) > 1 else "") for px, each in at.items()]
+    whole = f"({' + '.join(words)})" if len(words) > 1 else words[0]
+    epochs = steps * batch / samples_per_epoch(dataset, train)
+    return f"{whole} x {_many(epochs, 'epoch')} / batch {batch} = {_many(steps, 'step')}"
 
 
 def _epoch_words(dataset: Dataset) -> str:
+    """Of one resolution."""
     pictures, repeats = _many(len(dataset.train), "picture"), {picture.repeats for picture in dataset.train}
-    words = f"{pictures} x {_many(next(iter(repeats)), 'repeat')}"
+    words = f"{pictures} x {_many(next(iter(repeats), 1), 'repeat')}"
     if len(repeats) > 1:
-        words = f"{shown(dataset)} ({pictures} x {min(repeats)} to {max(repeats)} repeats)"
-    return f"({words} + {shown(dataset)} for regularisation)" if dataset.regularisation else words
+        words = f"{shown(dataset.train)} ({pictures} x {min(repeats)} to {max(repeats)} repeats)"
+    return f"({words} + {shown(dataset.train)} for regularisation)" if dataset.regularisation else words
 
 
 def _many(number: float, noun: str) -> str:

@@ -53,6 +53,7 @@ OTHER_NAMES = {
     "gradient_accumulation_steps": "train.accumulation_steps",
     "lr_scheduler": "train.scheduler",
     "resolution": "train.resolution_px",
+    "flip_aug": "train.flip",
     "dim": "network.rank",
     "network_dim": "network.rank",
     "network_alpha": "network.alpha",

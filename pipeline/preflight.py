@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.dataset.buckets import Bucket, Side, buckets_of
+from pipeline.dataset.epoch import datasets_at, regularising
 from pipeline.dataset.page import dataset_page
+from pipeline.dataset.resolutions import pictures_at, resolutions_px
 from pipeline.features.room import PAGES
 from pipeline.features.space import key_of
 from pipeline.files import write_text
 from pipeline.records import Picture, Plan
-from pipeline.settings import decided
+from pipeline.settings import KohyaBackend, Settings, decided
+from pipeline.wording import counted
 
 PAGE_NAME = "dataset.html"
 PAGE_FORMAT = 2
@@ -25,7 +28,8 @@ SHOWN = 8
 class Foreseen:
     """What a backend does with pictures and captions."""
 
-    side: Callable[[Plan, Picture], Side]
+    side: Callable[[Plan, Picture, int], Side]
+    """Of a picture at a resolution."""
     remainder: str
     """What becomes of a bucket's last batch."""
     cached: Callable[[Plan], str] | None = None
@@ -53,9 +57,8 @@ BACKENDS: dict[str, Callable[[], Foreseen]] = {"native": _native, "kohya": _kohy
 def preflight_lines(plan: Plan) -> list[str]:
     """Raises UnreadableFile for a model whose weights can't be read."""
     backend = BACKENDS[plan.settings.backend.name]()
-    buckets = buckets_of(plan.dataset.train, lambda picture: backend.side(plan, picture))
-    cached = [] if backend.cached is None else [f"  {'encoded':<14}{backend.cached(plan)}"]
-    return [*cached, *_bucket_lines(buckets, decided(plan.settings.train.batch_size), backend.remainder)]
+    cached = [] if backend.cached is None else [("encoded", backend.cached(plan))]
+    return [f"  {name:<14}{line}" for name, line in (*cached, *_bucket_rows(plan, backend))]
 
 
 def left_to_encode(plan: Plan) -> int:
@@ -67,15 +70,24 @@ def dataset_page_file(plan: Plan) -> Path:
     """The dataset as a page, in the cache: made once for all runs on the same pictures at the same size. Raises OSError
     where the cache can't be written."""
     backend = BACKENDS[plan.settings.backend.name]()
-    resolution, step = plan.settings.train.resolution_px, plan.settings.model.resolution_step_px
-    name = key_of(PAGE_FORMAT, plan.dataset.digest, str(plan.dataset.dir), plan.settings.backend.name, resolution, step)
+    name = key_of(PAGE_FORMAT, plan.dataset.digest, str(plan.dataset.dir), *_page_settings(plan.settings))
     file = Path(plan.settings.cache.dir).expanduser().absolute() / PAGES / f"{name}.html"
     if file.exists():
         os.utime(file)  # what was used last is removed last
     else:
-        page = dataset_page(plan.dataset, lambda picture: backend.side(plan, picture), resolution_px=resolution)
-        write_text(file, page)
+        sides = {
+            px: [(picture, backend.side(plan, picture, px)) for picture in pictures]
+            for px, pictures in pictures_at(plan.dataset.train, plan.settings.train).items()
+        }
+        write_text(file, dataset_page(plan.dataset, sides, flip=plan.settings.train.flip))
     return file
+
+
+def _page_settings(settings: Settings) -> list[object]:
+    """What of them the page depends on."""
+    train, backend = settings.train, settings.backend
+    enlarges = not (isinstance(backend, KohyaBackend) and backend.args.get("bucket_no_upscale"))
+    return [backend.name, *resolutions_px(train), settings.model.resolution_step_px, train.flip, enlarges]
 
 
 def write_page(plan: Plan, run_dir: Path) -> str:
@@ -88,18 +100,40 @@ def write_page(plan: Plan, run_dir: Path) -> str:
     return ""
 
 
-def _bucket_lines(buckets: list[Bucket], batch_size: int, remainder: str) -> list[str]:
-    title = f"{len(buckets)} in all, batches are of one bucket: {remainder}"
+def _bucket_rows(plan: Plan, backend: Foreseen) -> Iterator[tuple[str, str]]:
+    train = plan.settings.train
+    buckets = {
+        px: buckets_of((picture, backend.side(plan, picture, px)) for picture in (*each.train, *regularising(each)))
+        for px, each in datasets_at(plan.dataset, train).items()
+    }
+    several = " of one resolution" if train.more_resolutions_px else ""
+    total = sum(len(those) for those in buckets.values())
+    yield "buckets", f"{total} in all, batches are of one bucket{several}: {backend.remainder}"
+    for px, those in buckets.items():
+        if several:
+            yield f"at {px} px", _pictures_line(those, len(plan.dataset.train) + len(regularising(plan.dataset)))
+        yield from (("", line) for line in _bucket_lines(those, decided(train.batch_size)))
+
+
+def _pictures_line(buckets: list[Bucket], all_pictures: int) -> str:
+    trained = sum(bucket.pictures for bucket in buckets)
+    left = f", {all_pictures - trained} too small for it and left out" if trained < all_pictures else ""
+    return f"{counted(trained, 'picture')} in {counted(len(buckets), 'bucket')}{left}"
+
+
+def _bucket_lines(buckets: list[Bucket], batch_size: int) -> list[str]:
     told = [_bucket_line(bucket, batch_size) for bucket in buckets[:SHOWN]]
     if len(buckets) > SHOWN:
         told.append(f"and {len(buckets) - SHOWN} more with {sum(b.pictures for b in buckets[SHOWN:])} pictures")
-    return [f"  {'buckets' if place == 0 else '':<14}{line}" for place, line in enumerate([title, *told])]
+    return told
 
 
 def _bucket_line(bucket: Bucket, batch_size: int) -> str:
-    batches = -(-bucket.pictures // batch_size)
+    batches = -(-bucket.shown // batch_size)
     size = f"{bucket.side[0]} x {bucket.side[1]}"
-    line = f"{size:<12}{bucket.pictures:>7} picture{' ' if bucket.pictures == 1 else 's'}{batches:>6} batch"
+    line = f"{size:<12}{bucket.pictures:>7} picture{' ' if bucket.pictures == 1 else 's'}"
+    line += f", shown {bucket.shown} times" if bucket.shown != bucket.pictures else ""
+    line += f"{batches:>6} batch"
     line += "  " if batches == 1 else "es"
     if bucket.worst_cropped < 0.005:
         return f"{line}   nothing is cropped"

@@ -49,7 +49,7 @@ BRINGS_FIGURES = ("model", "profile", "experiment", "mode")
 DECIDED_BY = (
     *("model", "mode", "network", "optimizer", "memory", "hardware", "backend"),
     *("train.batch_size", "train.accumulation_steps", "train.effective_batch_size", "train.resolution_px"),
-    *("train.gradient_checkpointing",),
+    *("train.more_resolutions_px", "train.gradient_checkpointing"),
 )
 """Beginnings of settings that the plan decides others by: where one is typed, it decides anew."""
 MOST_PASSES = 5

@@ -425,7 +425,13 @@ class Train:
     prior_loss_weight: float
     """Of regularisation pictures, beside 1 of the others."""
     resolution_px: int
-    """Side of the square whose area the training pictures have."""
+    """Side of the square whose area the training pictures have; the held-out loss is measured and samples are drawn at
+    it."""
+    more_resolutions_px: list[int]
+    """Further sides, at each of which every picture that is large enough is trained as well: one of fewer pixels, or
+    with a side shorter than half of it, is left out there. An epoch has a picture once for each."""
+    flip: bool
+    """Mirror each picture, left to right, in half of the draws; not for faces, text, and captions that tell sides."""
     scheduler: Scheduler
     """Curve of the learning rate after the warm-up."""
     scheduler_cycles: int
@@ -545,7 +551,7 @@ class KohyaBackend:
     stale_cache: StaleCache
     """What to do with caches on the disk that do not fit the pictures, captions and models of this run."""
     args: dict[str, Any]
-    """Arguments of the script that no setting reaches, by its own names: `backend.args.flip_aug=true`."""
+    """Arguments of the script that no setting reaches, by its own names: `backend.args.vae_batch_size=4`."""
     network_args: dict[str, Any]
     """Arguments of the network module that no setting reaches, by its own names: `backend.network_args.preset=full`."""
 

@@ -29,6 +29,7 @@ from pipeline.checks.networks import network_problems
 from pipeline.checks.optimizers import removed_arguments
 from pipeline.checks.rates import comparable_rate, rate_warnings
 from pipeline.checks.recipes import recipe_warnings
+from pipeline.checks.resolutions import resolution_problems, resolution_warnings
 from pipeline.dataset.captions import kept_tags
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.prompts import choose_prompts
@@ -212,6 +213,10 @@ def _sides_fit_the_model(settings: Settings, _: Facts) -> Iterator[Problem]:
         )
 
 
+def _further_sides_fit(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    yield from resolution_problems(settings, facts.dataset)
+
+
 def _blocks_can_be_swapped(settings: Settings, _: Facts) -> Iterator[Problem]:
     """More of them than there are is told by the trainer's own rules."""
     asked = settings.memory.blocks_to_swap
@@ -342,6 +347,7 @@ CHECKS: tuple[Check, ...] = (
     _arguments_still_exist,
     _captions_are_made_of_text,
     _sides_fit_the_model,
+    _further_sides_fit,
     _blocks_can_be_swapped,
     _dataset_is_said_once,
     _length_is_one,
@@ -484,6 +490,7 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
     if small:
         told = f"fewer pixels than train.resolution_px={train.resolution_px} squared, and enlarged"
         yield f"{count(small)} of {told}: {listed(small)}"
+    yield from resolution_warnings(settings, dataset)
     if said is not Prediction.auto and checkpoint.prediction and said.value != checkpoint.prediction:
         yield f"model.prediction={said.value}, though the model itself says {checkpoint.prediction}"
     against = contradiction(settings, checkpoint)

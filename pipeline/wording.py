@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.dataset.resolutions import px_words, resolutions_px
 from pipeline.length import batch_of, equation
 from pipeline.records import Choice, ComparableRate, Dataset, Facts, Job, Machine, Outcome, Plan, PredictedMemory
 from pipeline.settings import decided
@@ -91,10 +92,11 @@ def plan_lines(plan: Plan) -> list[str]:
         ("network", adapter),
         ("optimizer", f"{settings.optimizer.name}, learning rate {settings.optimizer.lr:g}"),
         *((("comparable", rate_words(plan.rate)),) if plan.rate is not None else ()),
-        ("length", equation(plan.dataset, batch_of(settings), plan.steps)),
+        ("length", equation(plan.dataset, train, batch_of(settings), plan.steps)),
         ("steps", f"{plan.steps}, {plan.warmup_steps} of them warm-up, {train.scheduler.value}"),
         ("batch", f"{decided(train.batch_size)} x {decided(train.accumulation_steps)} x {plan.num_processes}"),
-        ("resolution", f"{train.resolution_px} px"),
+        ("resolution", px_words(resolutions_px(train))),
+        *((("flips", "each picture is mirrored in half of the draws"),) if train.flip else ()),
         ("precision", plan.precision),
         ("prompts", str(len(plan.sample_prompts))),
         ("fingerprint", plan.fingerprint[:12]),

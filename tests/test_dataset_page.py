@@ -46,14 +46,14 @@ def test_a_picture_that_is_gone_is_an_empty_cell(tmp_path: Path) -> None:
 
 def test_captions_stand_on_the_page_as_text(tmp_path: Path, plan_for: PlanFor) -> None:
     dataset = replace(plan_for().dataset, train=(flat(tmp_path / "a.png", (64, 64)),))
-    page = dataset_page(dataset, lambda _: (64, 64), resolution_px=64)
+    page = dataset_page(dataset, {64: [(each, (64, 64)) for each in dataset.train]}, flip=False)
     assert "&lt;b&gt;tag&lt;/b&gt;" in page and "<b>tag" not in page
 
 
 def test_the_pictures_that_lose_most_are_shown_first(tmp_path: Path, plan_for: PlanFor) -> None:
     many = [flat(tmp_path / f"{n:03}.png", (64, 64)) for n in range(SHOWN_PICTURES + 5)]
     dataset = replace(plan_for().dataset, train=(*many, flat(tmp_path / "wide.png", (256, 64))))
-    page = dataset_page(dataset, lambda _: (64, 64), resolution_px=64)
+    page = dataset_page(dataset, {64: [(each, (64, 64)) for each in dataset.train]}, flip=False)
     assert f"{SHOWN_PICTURES} of {len(dataset.train)}, the most cropped first" in page
     assert "<td>75 %</td><td>wide.png</td>" in page
 

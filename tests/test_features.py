@@ -87,7 +87,7 @@ def encode(job: NativeJob, told: Told | None = None) -> tuple[Shelf, Told]:
 
 
 def keys(job: NativeJob) -> list[str]:
-    return [latent_key(row, side_of(row, job.train)) for row in job.pictures()]
+    return [latent_key(row, side_of(row, job.train.resolution_px, job.train)) for row in job.pictures()]
 
 
 def feature(number: float, *, size: int = 4) -> torch.Tensor:

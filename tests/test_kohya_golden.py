@@ -23,6 +23,7 @@ FINETUNE_ONLY = {"learning_rate", "train_text_encoder", "learning_rate_te", "lea
 GENERAL = {"resolution", "enable_bucket", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso"}
 DATASETS = {"batch_size", "validation_split", "validation_seed", "subsets"}
 SUBSETS = {
+    "flip_aug",
     "shuffle_caption",
     "keep_tokens",
     "caption_dropout_rate",
@@ -31,7 +32,7 @@ SUBSETS = {
     "enable_wildcard",
 }
 METADATA = {"metadata_file"}
-PICTURES = {"image_dir", "caption_extension", "flip_aug", "color_aug", "random_crop"} | {
+PICTURES = {"image_dir", "caption_extension", "color_aug", "random_crop"} | {
     *("caption_tag_dropout_rate", "caption_dropout_every_n_epochs", "token_warmup_step")
 }
 """What the strict schema of dataset.toml knows, of what we write (ConfigSanitizer, library/config_util.py)."""

@@ -21,7 +21,6 @@ from pipeline.backends.kohya.buckets import (
     bucket_sides,
     nearest_side,
     own_side,
-    regularising,
 )
 from pipeline.backends.kohya.dataset_file import dataset_table, link_all, link_pictures, metadata_texts
 from pipeline.backends.kohya.job import KohyaJob
@@ -39,6 +38,7 @@ from pipeline.backends.kohya.support import kohya_problems
 from pipeline.backends.kohya.tokenizers import tokenizer_links
 from pipeline.backends.kohya.translation import DEFAULTS, settings_of
 from pipeline.backends.kohya.written import LAST_OF_STATE, differences
+from pipeline.dataset.epoch import regularising
 from pipeline.dataset.scan import scan
 from pipeline.errors import InvalidSettings, Problem
 from pipeline.journal import Journal
@@ -453,7 +453,12 @@ def test_the_dataset_file_names_pictures_and_not_their_folder() -> None:
         "batch_size": 4,
         "subsets": [
             {
-                **{"metadata_file": "/run/pictures.jsonl", "num_repeats": 1, "shuffle_caption": True},
+                **{
+                    "metadata_file": "/run/pictures.jsonl",
+                    "num_repeats": 1,
+                    "flip_aug": False,
+                    "shuffle_caption": True,
+                },
                 **{"keep_tokens": 2, "caption_dropout_rate": 0.5, "caption_tag_dropout_rate": 0.25},
                 "enable_wildcard": False,
             }
@@ -472,10 +477,10 @@ def test_each_number_of_repeats_has_a_file_of_its_own() -> None:
     plan = plan_of(dataset=dataset)
     (train,) = dataset_table(plan, Path("/run"), None)["datasets"]
     told = [(subset["metadata_file"], subset["num_repeats"]) for subset in train["subsets"]]
-    assert told == [("/run/pictures-1.jsonl", 1), ("/run/pictures-3.jsonl", 3)]
+    assert told == [("/run/pictures-x1.jsonl", 1), ("/run/pictures-x3.jsonl", 3)]
     texts = metadata_texts(plan, Path("/run"))
     assert {name: text.count("\n") for name, text in texts.items()} == {
-        **{"pictures.jsonl": 3, "pictures-1.jsonl": 1, "pictures-3.jsonl": 2}
+        **{"pictures.jsonl": 3, "pictures-x1.jsonl": 1, "pictures-x3.jsonl": 2}
     }
 
 
@@ -487,11 +492,11 @@ def test_regularisation_pictures_make_links_of_all(tmp_path: Path) -> None:
     link_all(plan, folder)
     (train,) = dataset_table(plan, folder, None)["datasets"]
     told = [(subset["image_dir"], subset["num_repeats"], subset.get("is_reg", False)) for subset in train["subsets"]]
-    assert told == [(str(folder / "pictures-2"), 2, False), (str(folder / "reg-1"), 1, True)]
-    assert (folder / "reg-1" / "00000.txt").read_text() == "a cat\n"
-    assert (folder / "pictures-2" / "00001.png").resolve() == cats[1].path
+    assert told == [(str(folder / "pictures"), 2, False), (str(folder / "reg"), 1, True)]
+    assert (folder / "reg" / "00000.txt").read_text() == "a cat\n"
+    assert (folder / "pictures" / "00001.png").resolve() == cats[1].path
     rows = [json.loads(line) for line in metadata_texts(plan, folder)["pictures.jsonl"].splitlines()]
-    assert [row["image_path"] for row in rows][-1] == str(folder / "reg-1" / "00000.png"), "where its caches lie"
+    assert [row["image_path"] for row in rows][-1] == str(folder / "reg" / "00000.png"), "where its caches lie"
 
 
 def test_masks_of_a_folder_are_links_of_the_same_names(tmp_path: Path) -> None:
@@ -501,8 +506,8 @@ def test_masks_of_a_folder_are_links_of_the_same_names(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     link_all(plan, folder)
     (train,) = dataset_table(plan, folder, None)["datasets"]
-    assert train["subsets"][0]["conditioning_data_dir"] == str(folder / "masks-pictures-1")
-    assert (folder / "masks-pictures-1" / "00000.webp").resolve() == mask
+    assert train["subsets"][0]["conditioning_data_dir"] == str(folder / "masks-pictures")
+    assert (folder / "masks-pictures" / "00000.webp").resolve() == mask
 
 
 def test_batches_are_counted_as_sd_scripts_shows_regularisation_pictures() -> None:
@@ -722,10 +727,14 @@ def test_the_command_is_told_in_three_ways(tmp_path: Path, name: str) -> None:
 
 
 def test_arguments_reach_train_toml_beside_our_own(tmp_path: Path) -> None:
-    words = ("+backend.args.flip_aug=true", "+backend.args.xformers=true", "+backend.args.max_data_loader_n_workers=0")
+    words = (
+        "+backend.args.vae_batch_size=2",
+        "+backend.args.xformers=true",
+        "+backend.args.max_data_loader_n_workers=0",
+    )
     render(plan_of(*words), tmp_path)
     values = told(tmp_path)
-    assert (values["flip_aug"], values["xformers"], values["max_data_loader_n_workers"]) == (True, True, 0)
+    assert (values["vae_batch_size"], values["xformers"], values["max_data_loader_n_workers"]) == (2, True, 0)
     assert "sdpa" not in values
     assert all(not isinstance(value, dict) for value in values.values())
 

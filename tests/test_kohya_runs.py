@@ -182,7 +182,7 @@ def test_a_run_to_its_end(place: Place) -> None:
     for name in ("vocab.json", "merges.txt"):
         (place.dir / "model" / "tokenizer").mkdir(parents=True, exist_ok=True)
         (place.dir / "model" / "tokenizer" / name).write_text("{}")
-    told = place.finish("backend.args.flip_aug=true", "sample.every_steps=4")
+    told = place.finish("train.flip=true", "backend.args.vae_batch_size=2", "sample.every_steps=4")
     assert f"backend.root={CHECKOUT}: sd-scripts" in told
     assert "finished after 8 steps" in told
     outcome = place.outcome()

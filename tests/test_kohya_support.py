@@ -35,7 +35,8 @@ def told(settings: Settings) -> tuple[str, str, str]:
     ("typed", "reason", "fix"),
     [
         ("flip_agu=true", "has no argument flip_agu. Did you mean flip_aug?", "leave backend.args.flip_agu out"),
-        ("flip_aug=sometimes", "must be true or false", "backend.args.flip_aug=..."),
+        ("color_aug=sometimes", "must be true or false", "backend.args.color_aug=..."),
+        ("flip_aug=true", "is what train.flip sets", "train.flip=..."),
         ("loss_type=hubert", "must be one of l1, l2, huber, smooth_l1", "backend.args.loss_type=..."),
         ("vae_batch_size=1.5", "must be a whole number", "backend.args.vae_batch_size=..."),
         ("network_dim=8", "is what network.rank sets", "network.rank=..."),

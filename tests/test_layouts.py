@@ -13,10 +13,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from pipeline.checks.datasets import dataset_problems
+from pipeline.dataset.epoch import samples_per_epoch
 from pipeline.dataset.pixels import mask_of
 from pipeline.dataset.scan import scan
 from pipeline.errors import Problem
-from pipeline.length import equation, samples_per_epoch, steps_of
+from pipeline.length import equation, steps_of
 from pipeline.records import Dataset, Picture
 from pipeline.settings import Concept, Layout, OnBad
 from tests import given
@@ -369,10 +370,10 @@ def dataset_of(*repeats: int, regularised: bool = False) -> Dataset:
 )
 def test_an_epoch_shows_repeats_and_regularisation(dataset: Dataset, samples: int, steps: int, told: str) -> None:
     settings = given.settings(train__epochs=5.0, train__batch_size=2, train__accumulation_steps=1)
-    assert samples_per_epoch(dataset) == samples
+    assert samples_per_epoch(dataset, settings.train) == samples
     found, choice = steps_of(settings, dataset)
     assert (found, choice and choice.reason.partition(";")[0]) == (steps, told)
-    assert equation(dataset, 2, found) == told
+    assert equation(dataset, settings.train, 2, found) == told
 
 
 def test_samples_a_picture_are_not_multiplied_by_repeats() -> None:

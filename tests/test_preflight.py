@@ -39,7 +39,7 @@ def test_half_of_a_picture_twice_as_wide_is_cropped() -> None:
 
 def test_a_bucket_tells_the_picture_that_loses_most(plan_for: PlanFor) -> None:
     pictures = sized(plan_for(), (64, 64), (64, 80), (100, 100)).dataset.train
-    (bucket,) = buckets_of(pictures, lambda _: (64, 64))
+    (bucket,) = buckets_of((picture, (64, 64)) for picture in pictures)
     assert (bucket.pictures, bucket.worst.path.name) == (3, "1.png")
     assert bucket.worst_cropped == pytest.approx(0.2)
     assert bucket.cropped == pytest.approx(0.2 / 3)

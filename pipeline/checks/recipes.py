@@ -6,6 +6,7 @@ only sd-scripts has an argument for is in `pipeline.backends.kohya.rules.recipes
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,6 +142,16 @@ def _torn_sentences(settings: Settings, dataset: Dataset) -> Iterator[Found]:
         yield f"{asked}, and {sentences} of {len(captions)} captions are sentences", without
 
 
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+def _mirrored_sides(settings: Settings, dataset: Dataset) -> Iterator[Found]:
+    told = sum(bool(SIDES.search(picture.caption)) for picture in dataset.train)
+    if settings.train.flip and told:
+        captions = "1 caption speaks" if told == 1 else f"{told} captions speak"
+        yield f"train.flip=true, and {captions} of left or right", "train.flip=false"
+
+
 def _no_tags(settings: Settings, dataset: Dataset) -> Iterator[Found]:
     """Shuffling needs two parts behind those that are kept, and leaving out one."""
     kept, trigger = kept_tags(settings), settings.data.trigger
@@ -217,6 +228,12 @@ RULES: tuple[Rule, ...] = (
         "off for sentences",
         "at its commas a sentence breaks into pieces",
         _torn_sentences,
+    ),
+    Rule(
+        "train.flip",
+        "off where captions tell sides",
+        "a mirrored picture shows the other side than the one that its caption tells",
+        _mirrored_sides,
     ),
     Rule(
         "train.keep_tags of short captions",

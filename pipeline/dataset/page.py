@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from statistics import median
 
-from pipeline.dataset.buckets import Bucket, Side, buckets_of, cropped_share
+from pipeline.dataset.buckets import Side, buckets_of, cropped_share
+from pipeline.dataset.flaws import count, listed
+from pipeline.dataset.resolutions import px_words
 from pipeline.dataset.sheet import contact_sheet
 from pipeline.document import document, image
 from pipeline.records import Dataset, Picture
@@ -19,16 +21,21 @@ SHOWN_TAGS = 40
 SHOWN_BUCKETS = 30
 JPEG_QUALITY = 85
 
+Sided = Mapping[int, Sequence[tuple[Picture, Side]]]
+"""Resolution -> the pictures that are trained at it, and how each is cut; the base first."""
 
-def dataset_page(dataset: Dataset, side_of: Callable[[Picture], Side], *, resolution_px: int) -> str:
-    """One page of HTML. Of the pictures those are shown that lose most by cropping, then the first."""
-    buckets = buckets_of(dataset.train, side_of)
+
+def dataset_page(dataset: Dataset, sided: Sided, *, flip: bool) -> str:
+    """One page of HTML. Of the pictures those are shown, as they are cut for the base, that lose most by cropping, then
+    the first."""
+    mirrored = ", each picture mirrored in half of the draws" if flip else ""
+    base_px = next(iter(sided))
     parts = (
         f"<h1>Dataset {escape(dataset.name)}</h1>",
-        f'<p class="soft">{escape(str(dataset.dir))}, at {resolution_px} px</p>',
+        f'<p class="soft">{escape(str(dataset.dir))}, at {px_words(sided)}{mirrored}</p>',
         _figures(dataset),
-        _buckets(buckets),
-        _sheet(dataset.train, side_of),
+        *(_buckets(px, those, dataset.train) for px, those in sided.items()),
+        _sheet(base_px, sided[base_px]),
         _captions(dataset.train),
     )
     return document(f"Dataset {dataset.name}", "\n".join(parts))
@@ -47,7 +54,8 @@ def _figures(dataset: Dataset) -> str:
     return f'<section><h2>Pictures</h2><div class="figures">{told}</div></section>'
 
 
-def _buckets(buckets: Sequence[Bucket]) -> str:
+def _buckets(px: int, sided: Sequence[tuple[Picture, Side]], pictures: Sequence[Picture]) -> str:
+    buckets = buckets_of(sided)
     rows = [
         (
             f"{b.side[0]} x {b.side[1]}",
@@ -60,19 +68,24 @@ def _buckets(buckets: Sequence[Bucket]) -> str:
     ]
     note = f"<p>{len(buckets) - SHOWN_BUCKETS} more are not shown.</p>" if len(buckets) > SHOWN_BUCKETS else ""
     titles = ("size", "pictures", "cropped at the mean", "at most", "of")
-    return f"<section><h2>Buckets: {len(buckets)}</h2>{_table(titles, rows)}{note}</section>"
+    title = f"<h2>Buckets at {px} px: {len(buckets)}</h2>"
+    return f"<section>{title}{_left_out(sided, pictures)}{_table(titles, rows)}{note}</section>"
 
 
-def _sheet(pictures: Sequence[Picture], side_of: Callable[[Picture], Side]) -> str:
-    sided = [(picture, side_of(picture)) for picture in pictures]
+def _left_out(sided: Sequence[tuple[Picture, Side]], pictures: Sequence[Picture]) -> str:
+    trained = {picture.path for picture, _ in sided}
+    names = [picture.path.name for picture in pictures if picture.path not in trained]
+    told = f"{count(names)} too small for it, and trained at the other sizes only: {listed(names)}"
+    return f"<p>{escape(told)}</p>" if names else ""
+
+
+def _sheet(base_px: int, sided: Sequence[tuple[Picture, Side]]) -> str:
     cut = [(-cropped_share(p.width_px, p.height_px, side), place) for place, (p, side) in enumerate(sided)]
     chosen = [sided[place] for _, place in sorted(cut)[:SHOWN_PICTURES]]
     made = io.BytesIO()
     contact_sheet(chosen).save(made, "JPEG", quality=JPEG_QUALITY)
-    note = (
-        "All of them." if len(chosen) == len(pictures) else f"{len(chosen)} of {len(pictures)}, the most cropped first."
-    )
-    caption = f"<figcaption>{note} What is dark is cut off.</figcaption>"
+    note = "All of them." if len(chosen) == len(sided) else f"{len(chosen)} of {len(sided)}, the most cropped first."
+    caption = f"<figcaption>{note} What is dark is cut off at {base_px} px.</figcaption>"
     return f"<figure><h2>Contact sheet</h2>{image(made.getvalue(), 'contact sheet', kind='jpeg')}{caption}</figure>"
 
 

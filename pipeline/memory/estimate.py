@@ -156,7 +156,7 @@ def _caching_text(load: Load) -> Iterator[Term]:
 
 def _caching_latents(load: Load) -> Iterator[Term]:
     yield _vae(load)
-    yield _vae_at_work(load, load.vae_width)
+    yield _vae_at_work(load, load.side_px, load.vae_width)
 
 
 def _training(load: Load) -> Iterator[Term]:
@@ -232,13 +232,13 @@ def _sampling(load: Load) -> Iterator[tuple[Term, ...]]:
     """One picture: the denoiser's last step, and then the VAE that draws it."""
     one = _passing(load) * (2 if load.guided else 1)
     yield _vae(load), Term("activations", one, "of one layer, nothing is kept"), _reordered(load)
-    yield _vae(load), _vae_at_work(load, 2 * load.vae_width)
+    yield _vae(load), _vae_at_work(load, load.drawn_px, 2 * load.vae_width)
 
 
 def _passing(load: Load) -> float:
     return passing_bytes(
         load.shape,
-        side_px=load.side_px,
+        side_px=load.drawn_px,
         compute_bytes=load.compute_bytes,
         plain_attention=load.plain_attention,
     )
@@ -248,6 +248,6 @@ def _vae(load: Load) -> Term:
     return Term("VAE", load.vae_parameters * load.vae_bytes, f"{load.vae_bytes} bytes a parameter")
 
 
-def _vae_at_work(load: Load, width: int) -> Term:
-    size = load.side_px**2 * width * VAE_TENSORS * load.vae_bytes
-    return Term("VAE at work", size, f"one picture of {load.side_px} px at full resolution")
+def _vae_at_work(load: Load, side_px: int, width: int) -> Term:
+    size = side_px**2 * width * VAE_TENSORS * load.vae_bytes
+    return Term("VAE at work", size, f"one picture of {side_px} px at full resolution")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from pipeline.dataset.resolutions import typed_more
 from pipeline.errors import Problem
 from pipeline.memory.estimate import MemoryEstimate
 from pipeline.memory.profiles import AUTO, profiles, under
@@ -121,10 +122,21 @@ def _smaller_batches(settings: Settings) -> Iterator[Change]:
 
 
 def _lower_resolutions(settings: Settings) -> Iterator[Change]:
-    """Down to what the model can learn from."""
+    """Without the further ones that are larger, one after the other; then down to what the model can learn from."""
     step, least = max(8, settings.model.resolution_step_px), settings.model.known.resolution.min_px
-    for side in range(settings.train.resolution_px - step, least - 1, -step):
-        yield Change(f"train.resolution_px={side}", _with(settings, resolution_px=side))
+    base, more = settings.train.resolution_px, settings.train.more_resolutions_px
+    larger = sorted((side for side in more if side > base), reverse=True)
+    for largest in larger:
+        yield _of_resolutions(settings, base, [side for side in more if side < largest])
+    for side in range(base - step, least - 1, -step):
+        yield _of_resolutions(settings, side, [each for each in more if each < side])
+
+
+def _of_resolutions(settings: Settings, side: int, more: list[int]) -> Change:
+    typed = [f"train.resolution_px={side}"] if side != settings.train.resolution_px else []
+    if more != settings.train.more_resolutions_px:
+        typed.append(typed_more(more))
+    return Change(" ".join(typed), _with(settings, resolution_px=side, more_resolutions_px=more))
 
 
 def _with(settings: Settings, **values: object) -> Settings:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.dataset.resolutions import resolutions_px
 from pipeline.dataset.tokens import tokens_read
 from pipeline.families import PartKind
 from pipeline.memory.estimate import Term
@@ -85,16 +86,23 @@ def _loading_bytes(load: Load, checkpoint: Checkpoint) -> float:
 
 
 def cached_bytes(settings: Settings, dataset: Dataset, kept: Kept, place: Place) -> float:
-    """Of latents and text that are kept at that place."""
-    latents = _latent_numbers(settings) * kept.latent_copies if kept.latents == place else 0
-    text = _text_numbers(settings) if kept.text == place else 0
-    return len({*dataset.train, *dataset.heldout, *dataset.regularisation}) * (latents + text) * CACHED_BYTES
+    """Of latents and text that are kept at that place, at most: a small picture is not trained at every resolution.
+    What waits in memory is sd-scripts' own, which has each resolution as a dataset with texts of its own."""
+    trained = {*dataset.train, *dataset.regularisation}
+    pictures = {*trained, *dataset.heldout}
+    latents = _latent_numbers(settings, len(trained), len(pictures)) * kept.latent_copies
+    texts = len(pictures) + (len(trained) * len(settings.train.more_resolutions_px) if place == "memory" else 0)
+    text = texts * _text_numbers(settings)
+    return ((latents if kept.latents == place else 0) + (text if kept.text == place else 0)) * CACHED_BYTES
 
 
-def _latent_numbers(settings: Settings) -> float:
+def _latent_numbers(settings: Settings, trained: int, pictures: int) -> float:
+    """All pictures at the base; those that are trained at each other resolution too, and mirrored where they are
+    flipped."""
     families = [part.family for part in settings.model.known.parts.values() if part.kind is PartKind.vae]
     each = max((LATENT_NUMBERS[family] for family in families if family in LATENT_NUMBERS), default=1 / 4)
-    return settings.train.resolution_px**2 * each
+    base, *more = (side**2 * each for side in resolutions_px(settings.train))
+    return base * pictures + sum(more) * trained + (sum((base, *more)) * trained if settings.train.flip else 0)
 
 
 def _text_numbers(settings: Settings) -> float:

@@ -27,6 +27,7 @@ class Load:
     eight_bits: bool
     """The optimizer's state does not follow the type of the weights."""
     side_px: int
+    """Of the largest pictures that are trained."""
     batch: int
     accumulation: int
     gradient_checkpointing: bool
@@ -50,6 +51,8 @@ class Load:
     fused_backward: bool = False
     """Each weight is updated as soon as its gradient is there."""
     blocks_to_swap: int = 0
+    base_px: int | None = None
+    """Of those that are drawn, and that the held-out loss is measured with; None: the same."""
     guided: bool = True
     """Samples are drawn with and without the prompt in one batch."""
     heldout_batch: int = 0
@@ -58,6 +61,10 @@ class Load:
     """The libraries take of the same memory, and convolutions work on weights in oneDNN's order."""
     context_bytes: int = 0
     """Of driver and kernels; on a CPU of the libraries."""
+
+    @property
+    def drawn_px(self) -> int:
+        return self.side_px if self.base_px is None else self.base_px
 
     @property
     def trained_parameters(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.dataset.resolutions import largest_px
 from pipeline.families import Shape
 from pipeline.machine.precision import choose_precision
 from pipeline.memory.load import Load
@@ -37,7 +38,8 @@ def plain_load(settings: Settings, facts: Facts, checkpoint: Checkpoint) -> Load
         compute_bytes=compute_bytes,
         state_bytes_per_parameter=settings.optimizer.known.state_bytes_per_parameter,
         eight_bits=settings.optimizer.known.twin is not None,
-        side_px=train.resolution_px,
+        side_px=largest_px(train),
+        base_px=train.resolution_px,
         batch=decided(train.batch_size),
         accumulation=decided(train.accumulation_steps),
         gradient_checkpointing=decided(train.gradient_checkpointing),

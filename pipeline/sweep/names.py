@@ -23,6 +23,8 @@ WORDS: Mapping[str, str] = {
     "train.effective_batch_size": "b",
     "train.batch_size": "b",
     "train.resolution_px": "px",
+    "train.more_resolutions_px": "more",
+    "train.flip": "flip",
     "train.min_snr_gamma": "snr",
     "train.noise_offset": "noise",
     "train.caption_dropout": "cdrop",

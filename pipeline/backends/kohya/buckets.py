@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
-from pipeline.records import Dataset, Picture
+from pipeline.records import Picture
 
 Side = tuple[int, int]
 """(width, height) in pixels."""
@@ -31,24 +30,6 @@ def batches_per_epoch(
         sides = bucket_sides(resolution_px, step_px)
         members = Counter(nearest_side(sides, *size) for size in sizes)
     return sum(math.ceil(count / batch_size) for count in members.values())
-
-
-def regularising(dataset: Dataset) -> list[Picture]:
-    """Of the regularisation pictures those that sd-scripts shows, as often as it does: until there are as many as are
-    trained on (DreamBoothDataset, library/train_util.py)."""
-    wanted, times = (
-        sum(picture.repeats for picture in dataset.train),
-        dict.fromkeys(range(len(dataset.regularisation)), 0),
-    )
-    shown = 0
-    while times and shown < wanted:
-        for place, picture in enumerate(dataset.regularisation):
-            more = 1 if times[place] else picture.repeats
-            times[place] += more
-            shown += more
-            if shown >= wanted:
-                break
-    return [replace(dataset.regularisation[place], repeats=each) for place, each in times.items() if each]
 
 
 @lru_cache

@@ -1,32 +1,34 @@
 """dataset.toml, and the pictures as sd-scripts reads them.
 
 The pictures to train on are named one by one in a metadata file, with the captions that were looked at and checked:
-what is held out lies in the same folder, and would be trained on otherwise. The held-out ones are links in a folder of
-their own, since only a folder can be a validation set (`validation_split` of 1: none of it is trained on). Where there
-are regularisation pictures, or masks of their own, all are such links: sd-scripts takes those from folders only.
+what is held out lies in the same folder, and would be trained on otherwise. Each number of repeats has a file of its
+own, and each further resolution is a dataset of its own, of the pictures that are large enough. The held-out ones are
+links in a folder of their own, since only a folder can be a validation set (`validation_split` of 1: none of it is
+trained on). Where there are regularisation pictures, or masks of their own, all are such links: sd-scripts takes those
+from folders only.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.backends.kohya.buckets import bucket_limits_px
 from pipeline.backends.kohya.train_file import dataset_values
 from pipeline.dataset.captions import tags_change
+from pipeline.dataset.epoch import datasets_at
 from pipeline.files import write_text
 from pipeline.records import Dataset, Picture, Plan
 from pipeline.settings import Settings, decided
 
 CAPTIONS = ".txt"
 PICTURES = "pictures.jsonl"
-TRAIN, REG = "pictures-", "reg-"
-"""Beginnings of the names of folders with links; the number of repeats follows."""
+"""Metadata of all that are trained."""
 AS_THEY_ARE = {
-    **{"flip_aug": False, "color_aug": False, "random_crop": False},
+    **{"color_aug": False, "random_crop": False},
     **{"caption_tag_dropout_rate": 0.0, "caption_dropout_every_n_epochs": 0, "token_warmup_step": 0.0},
 }
 """What is said for all of train.toml (`backend.args`) is not for the held-out pictures: each measure is of the same."""
@@ -34,71 +36,52 @@ FOUND = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings by which sd-scripts finds pictures in a folder; it reads them by their content."""
 
 
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Pictures of one resolution and one number of repeats."""
+
+    name: str
+    """Of its metadata file, without the ending, or of its folder of links."""
+    pictures: Sequence[Picture]
+    is_reg: bool = False
+
+    @property
+    def masks_name(self) -> str:
+        """Folder of links to the masks."""
+        return f"masks-{self.name}"
+
+
 def dataset_table(plan: Plan, folder: Path, heldout: Path | None) -> dict[str, Any]:
-    """dataset.toml, of the job's folder."""
-    settings = plan.settings
-    side, step = settings.train.resolution_px, settings.model.resolution_step_px
-    shortest, longest = bucket_limits_px(side, step)
+    """dataset.toml, of the job's folder. What is said for all is of the base."""
+    train, step = plan.settings.train, plan.settings.model.resolution_step_px
     general = {
-        "resolution": side,
+        "resolution": train.resolution_px,
         "enable_bucket": True,
         "bucket_reso_steps": step,
-        "min_bucket_reso": shortest,
-        "max_bucket_reso": longest,
+        **_limits(train.resolution_px, step),
     }
-    train = [{**subset, **dataset_values(settings)} for subset in _subsets(plan, folder)]
-    datasets: list[dict[str, Any]] = [{"batch_size": decided(settings.train.batch_size), "subsets": train}]
+    datasets = []
+    for side, subsets in _subsets(plan).items():
+        own = {} if side == train.resolution_px else {"resolution": side, **_limits(side, step)}
+        tables = [_subset_table(plan, folder, subset) | dataset_values(plan.settings) for subset in subsets]
+        datasets.append({**own, "batch_size": decided(train.batch_size), "subsets": tables})
     if heldout is not None:
-        datasets.append(_validation(heldout, settings))
+        datasets.append(_validation(heldout, plan.settings))
     return {"general": general, "datasets": datasets}
 
 
-def _subsets(plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
-    """One for each number of repeats."""
-    dataset = plan.dataset
-    if not takes_links(dataset):
-        for name, pictures in _metadata_files(dataset.train).items():
-            yield {"metadata_file": str(folder / name), "num_repeats": pictures[0].repeats}
-        return
-    for name, pictures in _link_folders(dataset).items():
-        masks = {"conditioning_data_dir": str(folder / _masks_name(name))} if has_masks_apart(pictures) else {}
-        reg = {"is_reg": True} if name.startswith(REG) else {}
-        place = {"image_dir": str(folder / name), "caption_extension": CAPTIONS}
-        yield {**place, "num_repeats": pictures[0].repeats, **masks, **reg}
+def _limits(side_px: int, step_px: int) -> dict[str, Any]:
+    shortest, longest = bucket_limits_px(side_px, step_px)
+    return {"min_bucket_reso": shortest, "max_bucket_reso": longest}
 
 
-def takes_links(dataset: Dataset) -> bool:
-    """The pictures to train on are links in folders, and not named one by one."""
-    return bool(dataset.regularisation) or has_masks_apart(dataset.train)
-
-
-def has_masks_apart(pictures: Sequence[Picture]) -> bool:
-    return any(picture.mask_path not in (None, picture.path) for picture in pictures)
-
-
-def _metadata_files(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """File -> what it names: all of one number of repeats."""
-    parted = _by_repeats(pictures)
-    if len(parted) == 1:
-        return {PICTURES: list(pictures)}
-    return {f"pictures-{repeats}.jsonl": each for repeats, each in parted.items()}
-
-
-def _link_folders(dataset: Dataset) -> dict[str, list[Picture]]:
-    """Folder -> the links in it."""
-    train = {f"{TRAIN}{repeats}": each for repeats, each in _by_repeats(dataset.train).items()}
-    return train | {f"{REG}{repeats}": each for repeats, each in _by_repeats(dataset.regularisation).items()}
-
-
-def _masks_name(name: str) -> str:
-    return f"masks-{name}"
-
-
-def _by_repeats(pictures: Sequence[Picture]) -> dict[int, list[Picture]]:
-    parted: dict[int, list[Picture]] = {}
-    for picture in pictures:
-        parted.setdefault(picture.repeats, []).append(picture)
-    return dict(sorted(parted.items()))
+def _subset_table(plan: Plan, folder: Path, subset: Subset) -> dict[str, Any]:
+    repeats = subset.pictures[0].repeats
+    if not takes_links(plan.dataset):
+        return {"metadata_file": str(folder / f"{subset.name}.jsonl"), "num_repeats": repeats}
+    masks = {"conditioning_data_dir": str(folder / subset.masks_name)} if has_masks_apart(subset.pictures) else {}
+    place = {"image_dir": str(folder / subset.name), "caption_extension": CAPTIONS, "num_repeats": repeats}
+    return {**place, **masks, **({"is_reg": True} if subset.is_reg else {})}
 
 
 def _validation(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -114,16 +97,50 @@ def _validation(folder: Path, settings: Settings) -> dict[str, Any]:
     }
 
 
+# ----------------------------------------------------------------------------------------------------------- subsets
+
+
+def takes_links(dataset: Dataset) -> bool:
+    """The pictures to train on are links in folders, and not named one by one."""
+    return bool(dataset.regularisation) or has_masks_apart(dataset.train)
+
+
+def has_masks_apart(pictures: Sequence[Picture]) -> bool:
+    return any(picture.mask_path not in (None, picture.path) for picture in pictures)
+
+
+def _subsets(plan: Plan) -> dict[int, list[Subset]]:
+    """Resolution -> what is trained at it; the base first."""
+    base_px = plan.settings.train.resolution_px
+    return {
+        side: [
+            *_parted("pictures" if side == base_px else f"pictures-{side}", each.train),
+            *_parted("reg" if side == base_px else f"reg-{side}", each.regularisation, is_reg=True),
+        ]
+        for side, each in datasets_at(plan.dataset, plan.settings.train).items()
+    }
+
+
+def _parted(name: str, pictures: Sequence[Picture], *, is_reg: bool = False) -> Iterator[Subset]:
+    """By the number of repeats."""
+    parted: dict[int, list[Picture]] = {}
+    for picture in pictures:
+        parted.setdefault(picture.repeats, []).append(picture)
+    for repeats, each in sorted(parted.items()):
+        yield Subset(name if len(parted) == 1 else f"{name}-x{repeats}", each, is_reg)
+
+
 def metadata_texts(plan: Plan, folder: Path) -> dict[str, str]:
-    """pictures.jsonl, with all pictures to train on as sd-scripts finds them, and those that it reads, where they are
-    others."""
+    """pictures.jsonl, with all pictures to train on as sd-scripts finds them, and those files that it reads, where they
+    are others."""
+    subsets = [subset for those in _subsets(plan).values() for subset in those]
     if not takes_links(plan.dataset):
-        files = _metadata_files(plan.dataset.train)
-        return {name: _rows_text(plan, each) for name, each in {PICTURES: plan.dataset.train, **files}.items()}
+        texts = {f"{subset.name}.jsonl": _rows_text(plan, subset.pictures) for subset in subsets}
+        return {PICTURES: _rows_text(plan, plan.dataset.train), **texts}
     linked = [
-        replace(picture, path=folder / name / link_name(index, picture))
-        for name, pictures in _link_folders(plan.dataset).items()
-        for index, picture in enumerate(pictures)
+        replace(picture, path=folder / subset.name / link_name(index, picture))
+        for subset in subsets
+        for index, picture in enumerate(subset.pictures)
     ]
     return {PICTURES: _rows_text(plan, linked)}
 
@@ -132,10 +149,13 @@ def link_all(plan: Plan, folder: Path) -> None:
     """The links of all pictures to train on and for regularisation, and of their masks."""
     if not takes_links(plan.dataset):
         return
-    for name, pictures in _link_folders(plan.dataset).items():
-        link_pictures(folder / name, pictures, wildcards=plan.settings.data.wildcards)
-        if has_masks_apart(pictures):
-            _link_masks(folder / _masks_name(name), pictures)
+    for subset in (subset for those in _subsets(plan).values() for subset in those):
+        link_pictures(folder / subset.name, subset.pictures, wildcards=plan.settings.data.wildcards)
+        if has_masks_apart(subset.pictures):
+            _link_masks(folder / subset.masks_name, subset.pictures)
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
 
 
 def _rows_text(plan: Plan, pictures: Sequence[Picture]) -> str:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pipeline.backends.kohya.arguments import Parser
-from pipeline.backends.kohya.buckets import batches_per_epoch, regularising
+from pipeline.backends.kohya.buckets import batches_per_epoch
 from pipeline.backends.kohya.resuming import Resumed, nearest_divisor
+from pipeline.dataset.epoch import datasets_at, regularising
 from pipeline.records import Plan
 from pipeline.settings import decided
 
 
 def updates_per_epoch(plan: Plan) -> int:
+    """Each resolution is a dataset with buckets of its own, and an epoch has the batches of all (DatasetGroup,
+    library/train_util.py)."""
     train = plan.settings.train
-    batches = batches_per_epoch(
-        [*plan.dataset.train, *regularising(plan.dataset)],
-        resolution_px=train.resolution_px,
-        step_px=plan.settings.model.resolution_step_px,
-        batch_size=decided(train.batch_size),
-        no_upscale=bool(plan.settings.backend.args.get("bucket_no_upscale")),
+    batches = sum(
+        batches_per_epoch(
+            [*each.train, *regularising(each)],
+            resolution_px=side_px,
+            step_px=plan.settings.model.resolution_step_px,
+            batch_size=decided(train.batch_size),
+            no_upscale=bool(plan.settings.backend.args.get("bucket_no_upscale")),
+        )
+        for side_px, each in datasets_at(plan.dataset, train).items()
     )
     return max(1, -(-batches // (plan.num_processes * decided(train.accumulation_steps))))
 

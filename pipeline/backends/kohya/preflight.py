@@ -8,10 +8,9 @@ from pipeline.records import Picture, Plan
 Side = tuple[int, int]
 
 
-def kohya_side(plan: Plan, picture: Picture) -> Side:
+def kohya_side(plan: Plan, picture: Picture, resolution_px: int) -> Side:
     """What the picture is resized and cropped to."""
-    resolution, step = plan.settings.train.resolution_px, plan.settings.model.resolution_step_px
-    size = picture.width_px, picture.height_px
+    step, size = plan.settings.model.resolution_step_px, (picture.width_px, picture.height_px)
     if plan.settings.backend.args.get("bucket_no_upscale"):
-        return own_side(*size, resolution_px=resolution, step_px=step)
-    return nearest_side(bucket_sides(resolution, step), *size)
+        return own_side(*size, resolution_px=resolution_px, step_px=step)
+    return nearest_side(bucket_sides(resolution_px, step), *size)

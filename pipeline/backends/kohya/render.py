@@ -37,9 +37,9 @@ WITHOUT_CHECKOUT = "sd-scripts"
 
 
 def render(plan: Plan, run_dir: Path) -> Job:
-    """Writes `job/train.toml`, `dataset.toml`, `pictures.jsonl`, `prompts.json`, `accelerate.yaml`, `command.json`, all
-    that sd-scripts is told, and `watch.toml`, what its watcher is told. Raises InvalidSettings for a line that the
-    script would not take."""
+    """Writes `job/train.toml`, `dataset.toml`, `pictures.jsonl` (and one for each further resolution), `prompts.json`,
+    `accelerate.yaml`, `command.json`, all that sd-scripts is told, and `watch.toml`, what its watcher is told. Raises
+    InvalidSettings for a line that the script would not take."""
     script = script_for(plan.settings)
     assert script is not None, "validate asks for it"
     parser = parser_for(_root(plan), script)

@@ -30,6 +30,7 @@ from pipeline.backends.kohya.train_file import (
     changing_text,
     chosen_caches,
     dataset_values,
+    keeps_one_size,
     own_values,
     value_problems,
 )
@@ -167,6 +168,8 @@ def kohya_choices(plan: Plan, facts: Facts) -> Iterator[Choice]:
     latents, text = chosen_caches(settings, script.parser)
     if settings.backend.cache_latents is KohyaCache.auto:
         reason = "a picture's pixels change each time" if latents == "off" else "a picture is encoded once"
+        if latents == "memory" and keeps_one_size(settings, script.parser):
+            reason += ", and a file would hold one of its sizes only"
         yield Choice("backend.cache_latents", latents, reason)
     if settings.backend.cache_text is KohyaCache.auto and CACHES_TEXT in script.parser.arguments:
         changing = changing_text(settings, script.parser)
@@ -304,6 +307,9 @@ def _caches(script: Script) -> Iterator[Problem]:
     if asked in (KohyaCache.memory, KohyaCache.disk) and CACHES_TEXT not in script.parser.arguments:
         yield Problem("backend.cache_text", asked.value, f"{script.name} keeps no text", "backend.cache_text=off")
     latents, _ = chosen_caches(script.settings, script.parser)
+    if latents == "disk" and keeps_one_size(script.settings, script.parser):
+        reason = f"a file of {script.name} holds a picture at one size, and train.more_resolutions_px asks for several"
+        yield Problem("backend.cache_latents", latents, reason, "backend.cache_latents=memory")
     if script.settings.network is None and latents == "off":
         because = changing_pictures(script.settings)
         reason = f"{script.name} dies without a cache of latents: it asks it for the sizes of the pictures"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.backends.kohya.arguments import Parser, check_value, unknown_reason
 from pipeline.backends.kohya.resuming import Resumed
-from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS
+from pipeline.backends.kohya.scripts import DROPS_CACHED_CAPTIONS, NOISE
 from pipeline.backends.kohya.translation import (
     DEFAULTS,
     INSTEAD_OF,
@@ -55,9 +55,10 @@ def asked_values(context: Context, parser: Parser) -> dict[str, object]:
 
 
 def dataset_values(settings: Settings) -> dict[str, object]:
-    """What dataset.toml says of captions, by the arguments' names."""
+    """What dataset.toml says of pictures and captions that are trained, by the arguments' names."""
     train = settings.train
     return {
+        "flip_aug": train.flip,
         "shuffle_caption": train.shuffle_tags,
         "keep_tokens": kept_tags(settings),
         "caption_dropout_rate": float(train.caption_dropout),
@@ -95,11 +96,18 @@ def chosen_caches(settings: Settings, parser: Parser) -> tuple[str, str]:
     known = settings.memory.known
     place = KohyaCache.memory if known is None else KohyaCache(known.caches.value)
     if latents is KohyaCache.auto:
-        latents = KohyaCache.off if changing_pictures(settings) else place
+        alone = KohyaCache.memory if keeps_one_size(settings, parser) else place
+        latents = KohyaCache.off if changing_pictures(settings) else alone
     if text is KohyaCache.auto:
         can_cache = CACHES_TEXT in parser.arguments and not changing_text(settings, parser)
         text = place if can_cache else KohyaCache.off
     return latents.value, text.value
+
+
+def keeps_one_size(settings: Settings, parser: Parser) -> bool:
+    """Several resolutions are asked for, and a file of the script would hold a picture at the last of them alone: the
+    strategies of Stable Diffusion 1, 2 and XL write no size into it (multi_resolution, library/strategy_base.py)."""
+    return bool(settings.train.more_resolutions_px) and parser.script in NOISE
 
 
 def changing_pictures(settings: Settings) -> list[str]:

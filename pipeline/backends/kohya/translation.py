@@ -258,7 +258,7 @@ DATASET: Mapping[str, str] = {
     **{"bucket_reso_steps": "model.resolution_step_px", "shuffle_caption": "train.shuffle_tags"},
     **{"keep_tokens": "train.keep_tags", "caption_dropout_rate": "train.caption_dropout"},
     **{"caption_tag_dropout_rate": "train.tag_dropout", "enable_wildcard": "data.wildcards"},
-    "alpha_mask": "data.alpha_masks",
+    **{"alpha_mask": "data.alpha_masks", "flip_aug": "train.flip"},
     **{"enable_bucket": "train.resolution_px", "min_bucket_reso": "train.resolution_px"},
     "max_bucket_reso": "train.resolution_px",
 }
@@ -289,6 +289,7 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("profile", "mode.name", "optimizer.name", "memory.name"), "the option of a group"),
     **dict.fromkeys(("hardware.name", "data.name"), "the option of a group"),
     "train.effective_batch_size": "accumulation_steps, where that is null",
+    "train.more_resolutions_px": "a dataset for each in dataset.toml",
     **dict.fromkeys(("optimizer.fallback", "optimizer.falls_back_to"), "before the start"),
     **dict.fromkeys(("data.dir", "data.heldout_dir", "data.heldout_fraction"), "pictures.jsonl and job/heldout"),
     **dict.fromkeys(

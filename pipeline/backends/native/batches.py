@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.backends.native.randomness import plain_random
-from pipeline.dataset.buckets import Side
 
 
 def shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -29,8 +28,8 @@ def _of_regularisation(rows: Sequence[Mapping[str, Any]]) -> Iterator[int]:
 class BatchOrder:
     """Batch number -> places in an epoch's list, all of one bucket."""
 
-    buckets: list[Side]
-    """The bucket of each picture, of one that is shown several times as often."""
+    buckets: Sequence[Hashable]
+    """Of each; one that is shown several times, or at several resolutions, has as many places."""
     batch_size: int
     seed: int
     batches_per_epoch: int = field(init=False)
@@ -46,10 +45,10 @@ class BatchOrder:
             self._epoch = (epoch, self._order(epoch))
         return self._epoch[1][place]
 
-    def _members(self) -> dict[Side, list[int]]:
-        members: dict[Side, list[int]] = {}
-        for index, side in enumerate(self.buckets):
-            members.setdefault(side, []).append(index)
+    def _members(self) -> dict[Hashable, list[int]]:
+        members: dict[Hashable, list[int]] = {}
+        for index, bucket in enumerate(self.buckets):
+            members.setdefault(bucket, []).append(index)
         return members
 
     def _order(self, epoch: int) -> list[list[int]]:

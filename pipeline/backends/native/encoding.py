@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pipeline.backends.native.batches import shown_rows
 from pipeline.backends.native.features import latent_key, latent_space, mask_key, mask_space, text_key, text_space
 from pipeline.backends.native.job import NativeJob, TrainPart, changes
 from pipeline.backends.native.layout import tokenizer_folder
@@ -26,6 +27,7 @@ from pipeline.dataset.buckets import Side, bucket_side
 from pipeline.dataset.captions import longest_texts
 from pipeline.dataset.formats import DAMAGED, short
 from pipeline.dataset.pixels import decoded, mask_of
+from pipeline.dataset.resolutions import is_trained_at, resolutions_px
 from pipeline.dataset.tokens import tokens_read
 from pipeline.errors import UnreadableFile
 from pipeline.features.shelf import Shelf
@@ -40,6 +42,8 @@ WAITING = "waiting for another run that encodes the same"
 T = TypeVar("T")
 Row = dict[str, Any]
 """Of the job's pictures."""
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,41 +78,89 @@ class EncodedPicture:
         return self.mean + self.deviation * noise
 
 
-class Pictures(Sequence[EncodedPicture]):
-    """The pictures of a split, in the order of the job; what was made of them is read when asked for."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A picture as it is cut for one of its resolutions."""
 
-    def __init__(self, rows: Sequence[Row], train: TrainPart, shelf: Shelf, masks: Shelf | None = None) -> None:
-        self.buckets = [side_of(row, train) for row in rows]
-        """Of each picture."""
-        self._pictures = [(row["path"], row["caption"]) for row in rows]
-        self._weights = [train.prior_loss_weight if row["split"] == "reg" else 1.0 for row in rows]
-        sided = list(zip(rows, self.buckets, strict=True))
-        self._keys = [latent_key(row, side) for row, side in sided]
-        self._mask_keys = [mask_key(row, side) if is_masked(row) else "" for row, side in sided]
+    row: Row
+    resolution_px: int
+    side: Side
+
+    def key(self, *, mirrored: bool = False) -> str:
+        """Of its latents in the cache."""
+        return latent_key(self.row, self.side, mirrored=mirrored)
+
+    @property
+    def is_masked(self) -> bool:
+        return bool(self.row.get("mask_digest"))
+
+
+class Pictures(Sequence[EncodedPicture]):
+    """What is trained or judged by: a picture once for each of its resolutions, and again as often as it is repeated.
+    Its latents are read when asked for."""
+
+    def __init__(self, cuts: Sequence[Cut], train: TrainPart, shelf: Shelf, masks: Shelf | None = None) -> None:
+        self.buckets = [(cut.resolution_px, cut.side) for cut in cuts]
+        """Of each: equal sides of two resolutions are two buckets."""
+        self._cuts, self._prior_loss_weight = cuts, train.prior_loss_weight
         self._shelf, self._masks = shelf, masks
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._cuts)
 
     def __getitem__(self, index: Any) -> Any:
-        path, caption = self._pictures[index]
-        mean, deviation = self._shelf.read(self._keys[index])
-        masked = self._masks is not None and self._mask_keys[index]
-        mask = self._masks.read(self._mask_keys[index]) if self._masks is not None and masked else None
-        return EncodedPicture(Path(path), caption, mean, deviation, mask, self._weights[index])
+        return self.read(index)
+
+    def read(self, index: int, *, mirrored: bool = False) -> EncodedPicture:
+        """As it is or its mirror image, which must have been encoded."""
+        cut = self._cuts[index]
+        mean, deviation = self._shelf.read(cut.key(mirrored=mirrored))
+        return EncodedPicture(
+            Path(cut.row["path"]),
+            cut.row["caption"],
+            mean,
+            deviation,
+            self._mask(cut, mirrored=mirrored),
+            self._prior_loss_weight if cut.row["split"] == "reg" else 1.0,
+        )
+
+    def _mask(self, cut: Cut, *, mirrored: bool) -> Tensor | None:
+        if self._masks is None or not cut.is_masked:
+            return None
+        mask = self._masks.read(mask_key(cut.row, cut.side))
+        return mask.flip(-1) if mirrored else mask
 
 
-def side_of(row: Row, train: TrainPart) -> Side:
+def cuts_of(rows: Sequence[Row], train: TrainPart, split: Split) -> list[Cut]:
+    """Those of a split: what an epoch shows at every resolution that it is large enough for, one resolution after the
+    other, and what is held out at the base alone, so that its losses can be compared between runs."""
+    if split == "heldout":
+        held = [row for row in rows if row["split"] == split]
+        return [Cut(row, train.resolution_px, side_of(row, train.resolution_px, train)) for row in held]
+    return [cut for side_px in resolutions_px(train) for cut in _shown_at(side_px, rows, train)]
+
+
+def _shown_at(side_px: int, rows: Sequence[Row], train: TrainPart) -> list[Cut]:
+    cuts = [
+        Cut(row, side_px, side_of(row, side_px, train))
+        for row in rows
+        if row["split"] != "heldout" and is_trained_at(int(row["width_px"]), int(row["height_px"]), side_px, train)
+    ]
+    return [cuts[place] for place in shown_rows([cut.row for cut in cuts])]
+
+
+def side_of(row: Row, resolution_px: int, train: TrainPart) -> Side:
     """What a picture is resized and cropped to."""
     size = int(row["width_px"]), int(row["height_px"])
-    return bucket_side(*size, resolution_px=train.resolution_px, step_px=train.resolution_step_px)
+    return bucket_side(*size, resolution_px=resolution_px, step_px=train.resolution_step_px)
 
 
 def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, telling: Telling) -> Shelf:
-    """The shelf with the latents of all rows. What was encoded stays when the rest is not: a run that was killed goes
-    on from there. Raises UnreadableFile for a picture that can't be decoded."""
+    """The shelf with the latents of all rows, of mirror images too where pictures are flipped. What was encoded stays
+    when the rest is not: a run that was killed goes on from there. Raises UnreadableFile for a picture that can't be
+    decoded."""
     shelf = Shelf(Path(job.cache_dir), latent_space(job))
-    keyed = {latent_key(row, side): (row, side) for row in rows for side in [side_of(row, job.train)]}
+    keyed = {each.cut.key(mirrored=each.mirrored): each for each in _wanted(rows, job.train)}
     _fill(
         shelf,
         keyed,
@@ -119,25 +171,38 @@ def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, t
     return shelf
 
 
-def is_masked(row: Row) -> bool:
-    return bool(row.get("mask_digest"))
-
-
 def encode_masks(job: NativeJob, rows: Sequence[Row], telling: Telling) -> Shelf | None:
     """The shelf with the masks of all rows that have one; None where none has. Raises UnreadableFile."""
-    keyed = {mask_key(row, side): (row, side) for row in rows if is_masked(row) for side in [side_of(row, job.train)]}
+    cuts = (cut for split in SPLITS for cut in cuts_of(rows, job.train, split) if cut.is_masked)
+    keyed = {mask_key(cut.row, cut.side): cut for cut in cuts}
     if not keyed:
         return None
     shelf = Shelf(Path(job.cache_dir), mask_space())
 
-    def make(missing: dict[str, tuple[Row, Side]]) -> None:
+    def make(missing: dict[str, Cut]) -> None:
         telling.phase(f"reading {counted(len(missing), 'mask')}")
-        for key, (row, side) in missing.items():
+        for key, cut in missing.items():
             telling.between()
-            shelf.put(key, read_mask(row, side))
+            shelf.put(key, read_mask(cut.row, cut.side))
 
     _fill(shelf, keyed, telling, counted(len(keyed), "mask"), make)
     return shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One encoding."""
+
+    cut: Cut
+    mirrored: bool
+
+
+def _wanted(rows: Sequence[Row], train: TrainPart) -> Iterator[Wanted]:
+    for split in SPLITS:
+        for cut in cuts_of(rows, train, split):
+            yield Wanted(cut, mirrored=False)
+            if train.flip and split == "train":
+                yield Wanted(cut, mirrored=True)
 
 
 def _fill(
@@ -155,16 +220,16 @@ def _fill(
 
 
 def _encode_missing(
-    job: NativeJob, missing: dict[str, tuple[Row, Side]], shelf: Shelf, device: torch.device, telling: Telling
+    job: NativeJob, missing: dict[str, Wanted], shelf: Shelf, device: torch.device, telling: Telling
 ) -> None:
     what = f"encoding {counted(len(missing), 'picture')}"
     telling.phase(what)
     autoencoder = load_autoencoder(job.model).to(device)
     scale = float(autoencoder.config.scaling_factor)
     done, told_at = 0, time.monotonic()
-    for keys, side in _batches(missing, device):
+    for keys in _batches(missing, device):
         telling.between()
-        pixels = torch.stack([read_pixels(missing[key][0], side) for key in keys])
+        pixels = torch.stack([_pixels(missing[key]) for key in keys])
         for key, feature in zip(keys, _encoded(autoencoder, pixels.to(device), scale), strict=True):
             shelf.put(key, feature)
         done += len(keys)
@@ -173,16 +238,16 @@ def _encode_missing(
             told_at = time.monotonic()
 
 
-def _batches(missing: dict[str, tuple[Row, Side]], device: torch.device) -> Iterator[tuple[list[str], Side]]:
+def _batches(missing: dict[str, Wanted], device: torch.device) -> Iterator[list[str]]:
     """Of one side each. On a CPU one by one: what stands in a batch with a picture decides its last bits, and a run
     that was killed must end with the same ones."""
     of_side: dict[Side, list[str]] = {}
-    for key, (_, side) in missing.items():
-        of_side.setdefault(side, []).append(key)
+    for key, each in missing.items():
+        of_side.setdefault(each.cut.side, []).append(key)
     for side, keys in sorted(of_side.items()):
         size = 1 if device.type == "cpu" else max(1, BATCH_PIXELS // (side[0] * side[1]))
         for begin in range(0, len(keys), size):
-            yield keys[begin : begin + size], side
+            yield keys[begin : begin + size]
 
 
 @torch.no_grad()
@@ -190,6 +255,12 @@ def _encoded(autoencoder: Any, pixels: Tensor, scale: float) -> Tensor:
     """(batch, 2, 4, height / 8, width / 8): mean and deviation."""
     latents = autoencoder.encode(pixels).latent_dist
     return torch.stack([latents.mean, latents.std], dim=1).float().cpu() * scale
+
+
+def _pixels(wanted: Wanted) -> Tensor:
+    """A mirror image is encoded by itself: mirrored latents are those of no picture."""
+    pixels = read_pixels(wanted.cut.row, wanted.cut.side)
+    return pixels.flip(-1) if wanted.mirrored else pixels
 
 
 def read_pixels(row: Row, side: Side) -> Tensor:

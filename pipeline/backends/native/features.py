@@ -51,9 +51,9 @@ def mask_key(row: Mapping[str, object], side: Side) -> str:
     return key_of(row["mask_digest"], row["mask_path"] == row["path"], *side)
 
 
-def latent_key(row: Mapping[str, object], side: Side) -> str:
-    """Of a row of the job's pictures, by its bytes and what is cut out of it."""
-    return key_of(row["digest"], *side)
+def latent_key(row: Mapping[str, object], side: Side, *, mirrored: bool = False) -> str:
+    """Of a row of the job's pictures, by its bytes and what is cut out of it, and mirrored then."""
+    return key_of(row["digest"], *side, *(("mirrored",) if mirrored else ()))
 
 
 def text_key(caption: str) -> str:

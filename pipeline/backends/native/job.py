@@ -61,7 +61,9 @@ class TrainPart:
     max_grad_norm: float
     prior_loss_weight: float
     resolution_px: int
+    more_resolutions_px: list[int]
     resolution_step_px: int
+    flip: bool
     scheduler: str
     scheduler_cycles: int
     min_snr_gamma: float = 0.0

@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.backends.native.batches import BatchOrder, shown_rows
+from pipeline.backends.native.batches import BatchOrder
 from pipeline.backends.native.before import keep_before, told_before
 from pipeline.backends.native.captions import caption_at
 from pipeline.backends.native.checkpoints import FILES, Checkpoints, Saved, saved_from
 from pipeline.backends.native.encoding import (
+    SPLITS,
     Embeddings,
     EncodedPicture,
     Pictures,
     Telling,
+    cuts_of,
     encode_captions,
     encode_masks,
     encode_pictures,
@@ -35,7 +37,7 @@ from pipeline.backends.native.network import clear_timesteps, set_timesteps
 from pipeline.backends.native.objective import heldout_timesteps, sample_losses
 from pipeline.backends.native.peak import peak_memory_bytes
 from pipeline.backends.native.processes import Processes, join_processes
-from pipeline.backends.native.randomness import draw_batch, generator, seed_globals
+from pipeline.backends.native.randomness import draw_batch, generator, is_mirrored, seed_globals
 from pipeline.backends.native.sampling import decode_picture, sample_latents
 from pipeline.backends.native.schedule import as_meant, build_optimizer, set_learning_rate, settle
 from pipeline.backends.native.stable_diffusion_1 import (
@@ -148,8 +150,7 @@ def prepare(job: NativeJob, processes: Processes, stop: StopSignal, journal: Jou
     give_back()
     latents = encode_pictures(job, rows, device, telling)
     masks = encode_masks(job, rows, telling)
-    heldout = Pictures([row for row in rows if row["split"] == "heldout"], job.train, latents, masks)
-    pictures = Pictures([rows[place] for place in shown_rows(rows)], job.train, latents, masks)
+    pictures, heldout = (Pictures(cuts_of(rows, job.train, split), job.train, latents, masks) for split in SPLITS)
     give_back()
     phase("loading the model")
     denoiser = load_denoiser(job.model)
@@ -239,7 +240,10 @@ def train_step(training: Training, step: int) -> float:
 def batch_losses(training: Training, position: int) -> tuple[Tensor, list[EncodedPicture]]:
     """(batch,) losses of the micro-batch at `position` of the whole run, and its pictures."""
     job, device = training.job, training.processes.device
-    batch = [training.pictures[index] for index in training.order.batch(position)]
+    batch = [
+        training.pictures.read(index, mirrored=job.train.flip and is_mirrored(job.seed, position, place))
+        for place, index in enumerate(training.order.batch(position))
+    ]
     shape = (len(batch), *batch[0].mean.shape)
     schedule = training.schedule
     draw = draw_batch(job.seed, position, shape, num_timesteps=schedule.config.num_train_timesteps, train=job.train)

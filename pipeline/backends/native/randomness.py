@@ -58,6 +58,11 @@ def draw_batch(seed: int, position: int, shape: tuple[int, ...], *, num_timestep
     )
 
 
+def is_mirrored(seed: int, position: int, place: int) -> bool:
+    """Whether the picture at `place` in the micro-batch at `position` is, where pictures are flipped: one in two."""
+    return plain_random(seed, "flip", position, place).random() < 0.5
+
+
 def _number(seed: int, *purpose: object) -> int:
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -20,8 +20,8 @@ from pipeline.backends.native.job import (
     TrainPart,
 )
 from pipeline.dataset.captions import kept_tags
+from pipeline.dataset.epoch import samples_per_epoch, shown
 from pipeline.files import write_text
-from pipeline.length import samples_per_epoch, shown
 from pipeline.records import Dataset, Job, Picture, Plan
 from pipeline.settings import PROJECT, Algorithm, LoraMode, Network, decided, plain
 
@@ -169,7 +169,9 @@ def _train(plan: Plan) -> TrainPart:
         max_grad_norm=train.max_grad_norm,
         prior_loss_weight=train.prior_loss_weight,
         resolution_px=train.resolution_px,
+        more_resolutions_px=train.more_resolutions_px,
         resolution_step_px=plan.settings.model.resolution_step_px,
+        flip=train.flip,
         scheduler=train.scheduler.value,
         scheduler_cycles=train.scheduler_cycles,
         min_snr_gamma=train.min_snr_gamma or 0.0,
@@ -252,13 +254,14 @@ def _modelspec(plan: Plan) -> dict[str, str]:
 
 def _kohya_metadata(plan: Plan) -> dict[str, str]:
     settings, network = plan.settings, plan.settings.network
-    batches = max(1, -(-samples_per_epoch(plan.dataset) // decided(settings.train.batch_size)))
+    pictures, reg = shown(plan.dataset.train), bool(plan.dataset.regularisation)
+    batches = max(1, -(-samples_per_epoch(plan.dataset, settings.train) // decided(settings.train.batch_size)))
     metadata: dict[str, object] = {
         "ss_base_model_version": "sd_v1",
         "ss_sd_model_name": plan.checkpoint.path.name,
         "ss_output_name": settings.backend.weights_name,
-        "ss_num_train_images": shown(plan.dataset),
-        "ss_num_reg_images": shown(plan.dataset) if plan.dataset.regularisation else 0,
+        "ss_num_train_images": pictures,
+        "ss_num_reg_images": pictures if reg else 0,
         "ss_num_batches_per_epoch": batches,
         "ss_num_epochs": -(-plan.steps * decided(settings.train.accumulation_steps) // batches),
         "ss_max_train_steps": plan.steps,
@@ -275,6 +278,7 @@ def _kohya_metadata(plan: Plan) -> dict[str, str]:
         "ss_mixed_precision": {"fp32": "no"}.get(plan.precision, plan.precision),
         "ss_seed": settings.seed,
         "ss_resolution": f"({settings.train.resolution_px}, {settings.train.resolution_px})",
+        "ss_flip_aug": settings.train.flip,
         "ss_clip_skip": settings.model.clip_skip or None,
         "ss_max_grad_norm": settings.train.max_grad_norm,
         "ss_noise_offset": settings.train.noise_offset,
