@@ -12,6 +12,7 @@ import difflib
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pipeline.validate import validate
 from tests import given
 
 FOLDER = PROJECT / "tests" / "kohya_golden"
-NETWORKS = "networks"
+NETWORKS, RESOLUTIONS = "networks", "resolutions"
 MODES = ("lora", "finetune")
 MEMORY = "memory=low_memory"
 """Named, so that the files do not follow the estimate; of the four, the one that says most."""
@@ -108,12 +109,26 @@ CASES = tuple((model, mode) for model in MODELS for mode in MODES if has_script(
 
 def golden(model: str, mode: str) -> str:
     """The text of a file; folders of this machine have names that stand for them."""
+    return _rendered(plan_of(model, mode, MEMORY), f"model={model} mode={mode} {MEMORY}")
+
+
+def resolutions() -> str:
+    """Mirror images, and a picture for each of three resolutions that is too small for the next; eight are held out."""
+    words = ("train.resolution_px=512", "train.more_resolutions_px=[768,1024]", "train.flip=true", "train.batch_size=2")
+    settings = composed("flux_dev", "lora", *words, "train.effective_batch_size=2")
+    whole = given.dataset(24, 8)
+    sizes = [(512, 512)] * 8 + [(768, 768)] * 8 + [(1024, 1024)] * 8
+    train = (replace(each, width_px=w, height_px=h) for each, (w, h) in zip(whole.train, sizes, strict=True))
+    facts = replace(facts_of(settings), dataset=replace(whole, train=tuple(train)))
+    return _rendered(validate(settings, facts), f"model=flux_dev {' '.join(words)}")
+
+
+def _rendered(plan: Plan, words: str) -> str:
     with tempfile.TemporaryDirectory() as run_dir:
         job = Path(run_dir, "job")
-        render(plan_of(model, mode, MEMORY), Path(run_dir))
+        render(plan, Path(run_dir))
         train, dataset = (job / "train.toml").read_text(), (job / "dataset.toml").read_text()
-    typed = f"# python run.py backend=kohya model={model} mode={mode} {MEMORY}"
-    text = f"{typed}\n\n# train.toml\n{train}\n# dataset.toml\n{dataset}"
+    text = f"# python run.py backend=kohya {words}\n\n# train.toml\n{train}\n# dataset.toml\n{dataset}"
     return text.replace(run_dir, "RUN").replace(str(models()), "MODELS")
 
 
@@ -141,6 +156,7 @@ def texts() -> Iterator[tuple[str, str]]:
     for model, mode in CASES:
         yield f"{model}-{mode}.toml", golden(model, mode)
     yield f"{NETWORKS}.toml", networks()
+    yield f"{RESOLUTIONS}.toml", resolutions()
 
 
 def main() -> None:

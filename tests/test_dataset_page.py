@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.dataset.page import SHOWN_PICTURES, dataset_page
 from pipeline.dataset.sheet import CELL_PX, MARGIN_PX, contact_sheet, kept_box
-from pipeline.preflight import PAGE_NAME, write_page
+from pipeline.preflight import PAGE_NAME, dataset_page_file, write_page
 from pipeline.records import Picture
 from tests.conftest import PlanFor, demo_pictures
 
@@ -48,6 +48,24 @@ def test_captions_stand_on_the_page_as_text(tmp_path: Path, plan_for: PlanFor) -
     dataset = replace(plan_for().dataset, train=(flat(tmp_path / "a.png", (64, 64)),))
     page = dataset_page(dataset, {64: [(each, (64, 64)) for each in dataset.train]}, flip=False)
     assert "&lt;b&gt;tag&lt;/b&gt;" in page and "<b>tag" not in page
+
+
+def test_the_page_has_the_buckets_of_each_resolution_and_what_is_left_out(tmp_path: Path, plan_for: PlanFor) -> None:
+    large, small = flat(tmp_path / "large.png", (128, 128)), flat(tmp_path / "small.png", (64, 64))
+    dataset = replace(plan_for().dataset, train=(large, small))
+    sides = {64: [(large, (64, 64)), (small, (64, 64))], 96: [(large, (96, 96))]}
+    page = dataset_page(dataset, sides, flip=True)
+    assert "at 64 and 96 px, each picture mirrored in half of the draws" in page
+    first, second = page.split("Buckets at ")[1:]
+    assert first.startswith("64 px: 1<") and "small.png and" not in first and "too small" not in first
+    assert second.startswith("96 px: 1<")
+    assert "1 picture too small for it, and trained at the other sizes only: small.png" in second
+
+
+def test_the_page_is_made_anew_for_other_resolutions_and_flips(plan_for: PlanFor, tmp_path: Path) -> None:
+    cache = f"cache.dir={tmp_path / 'cache'}"
+    typed = ((), ("train.more_resolutions_px=[32]",), ("train.flip=true",))
+    assert len({dataset_page_file(plan_for(cache, *words)) for words in typed}) == 3
 
 
 def test_the_pictures_that_lose_most_are_shown_first(tmp_path: Path, plan_for: PlanFor) -> None:

@@ -13,10 +13,19 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from pipeline.__main__ import main
 from pipeline.backends.native import encoding
-from pipeline.backends.native.encoding import Telling, encode_captions, encode_pictures, side_of
+from pipeline.backends.native.encoding import (
+    Pictures,
+    Telling,
+    cuts_of,
+    encode_captions,
+    encode_pictures,
+    side_of,
+    wanted_of,
+)
 from pipeline.backends.native.features import latent_key, latent_space, text_space
 from pipeline.backends.native.job import NativeJob
 from pipeline.backends.native.support import native_problems, native_warnings
@@ -116,6 +125,53 @@ def test_captions_are_encoded_once(job: NativeJob, monkeypatch: pytest.MonkeyPat
     first = encode_captions(job, captions, CPU, Told().telling).of(captions)
     monkeypatch.setattr(encoding, "load_text_parts", no_encoder)
     assert torch.equal(encode_captions(job, captions, CPU, Told().telling).of(captions), first)
+
+
+SEVERAL = ("train.more_resolutions_px=[96]", "train.flip=true")
+
+
+def test_each_resolution_and_mirror_image_is_an_encoding_of_its_own(
+    plan_for: PlanFor, job: NativeJob, tmp_path: Path
+) -> None:
+    """Of four pictures none is large enough for 96 px, until two come that are."""
+    encode(job)
+    for number in (4, 5):
+        given.picture(tmp_path / "pictures" / f"{number}.png", f"caption {number}", size=(128, 96))
+    several = job_on(plan_for, tmp_path, *SEVERAL)
+    cuts = cuts_of(several.pictures(), several.train, "train")
+    assert [cut.resolution_px for cut in cuts] == [64] * 6 + [96] * 2
+    made = [cut.key(mirrored=mirrored) for cut in cuts for mirrored in (False, True)]
+    assert len({*made}) == 16
+    _, told = encode(several)
+    assert told.encoded[0] == "encoding 12 pictures", "the four are there as they are"
+
+
+def test_a_mirror_image_is_encoded_as_a_mirrored_picture_is(plan_for: PlanFor, tmp_path: Path) -> None:
+    """And so not as mirrored latents."""
+    path = given.picture(tmp_path / "pictures" / "0.png", "caption", size=(96, 96))
+    with Image.open(path) as image:
+        ImageOps.mirror(image).save(path.with_name("1.png"))
+    path.with_name("1.txt").write_text("caption")
+    job = job_on(plan_for, tmp_path, *SEVERAL)
+    shelf, _ = encode(job)
+    pictures = Pictures(cuts_of(job.pictures(), job.train, "train"), shelf)
+    assert [each.path.name for each in pictures] == ["0.png", "1.png"] * 2
+    for index, other in ((0, 1), (2, 3)):
+        mirrored = pictures.read(index, mirrored=True)
+        assert torch.equal(mirrored.mean, pictures[other].mean)
+        assert not torch.equal(mirrored.mean, pictures[index].mean.flip(-1))
+    assert [tuple(each.mean.shape) for each in pictures] == [(4, 8, 8)] * 2 + [(4, 12, 12)] * 2
+
+
+def test_what_is_held_out_is_judged_at_the_base_as_it_is(plan_for: PlanFor, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    native_jobs.new_job(plan_for, run_dir, *SEVERAL, "train.more_resolutions_px=[32]")
+    job = NativeJob.read(run_dir / "job" / "train.toml")
+    held = cuts_of(job.pictures(), job.train, "heldout")
+    assert len(held) == len([row for row in job.pictures() if row["split"] == "heldout"]) > 0
+    assert {cut.resolution_px for cut in held} == {64}
+    encodings = {wanted.cut.key(mirrored=wanted.mirrored) for wanted in wanted_of(job.pictures(), job.train)}
+    assert not encodings & {cut.key(mirrored=True) for cut in held}
 
 
 def test_an_edited_picture_is_encoded_anew_under_its_old_name(

@@ -15,7 +15,19 @@ from pipeline.backends.kohya.render import render
 from pipeline.backends.kohya.translation import script_for
 from pipeline.errors import InvalidSettings
 from pipeline.settings import PROJECT, Algorithm
-from tests.golden_kohya import CASES, FOLDER, MODELS, composed, facts_of, golden, has_script, networks, plan_of, texts
+from tests.golden_kohya import (
+    CASES,
+    FOLDER,
+    MODELS,
+    composed,
+    facts_of,
+    golden,
+    has_script,
+    networks,
+    plan_of,
+    resolutions,
+    texts,
+)
 
 REGENERATE = "python -m tests.golden_kohya makes them anew and shows what differs"
 LORA_ONLY = {"unet_lr", "text_encoder_lr", "network_train_unet_only", "network_module", "network_dim", "network_alpha"}
@@ -45,6 +57,10 @@ def test_a_run_is_rendered_as_the_golden_file_says(model: str, mode: str) -> Non
 
 def test_networks_travel_as_the_golden_file_says() -> None:
     assert networks() == (FOLDER / "networks.toml").read_text(encoding="utf-8"), REGENERATE
+
+
+def test_several_resolutions_are_rendered_as_the_golden_file_says() -> None:
+    assert resolutions() == (FOLDER / "resolutions.toml").read_text(encoding="utf-8"), REGENERATE
 
 
 def test_there_is_a_golden_file_for_everything_and_nothing_else() -> None:

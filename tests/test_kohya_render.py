@@ -15,20 +15,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.backends.kohya.buckets import (
-    batches_per_epoch,
-    bucket_limits_px,
-    bucket_sides,
-    nearest_side,
-    own_side,
-)
+from pipeline.backends.kohya.buckets import batches_per_epoch, bucket_limits_px, bucket_sides, nearest_side, own_side
 from pipeline.backends.kohya.dataset_file import dataset_table, link_all, link_pictures, metadata_texts
+from pipeline.backends.kohya.epochs import updates_per_epoch
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.launch import accelerate_config, environment, launch_argv
 from pipeline.backends.kohya.look import _hijack_problems, look_for_trainer
 from pipeline.backends.kohya.lycoris_arguments import OF_THE_NETWORK
 from pipeline.backends.kohya.manifest import differences as changed_arguments
-from pipeline.backends.kohya.manifest import load
+from pipeline.backends.kohya.manifest import load, parser_for
 from pipeline.backends.kohya.network import NetworkPart, lycoris_preset, network_part
 from pipeline.backends.kohya.parsers import read_parser
 from pipeline.backends.kohya.prompts import prompts_text
@@ -36,7 +31,8 @@ from pipeline.backends.kohya.render import render
 from pipeline.backends.kohya.resuming import Resumed, goes_on_from
 from pipeline.backends.kohya.support import kohya_problems
 from pipeline.backends.kohya.tokenizers import tokenizer_links
-from pipeline.backends.kohya.translation import DEFAULTS, settings_of
+from pipeline.backends.kohya.train_file import chosen_caches
+from pipeline.backends.kohya.translation import DEFAULTS, script_for, settings_of
 from pipeline.backends.kohya.written import LAST_OF_STATE, differences
 from pipeline.dataset.epoch import regularising
 from pipeline.dataset.scan import scan
@@ -47,7 +43,7 @@ from pipeline.records import Dataset, Machine, Picture, Plan, Variable
 from pipeline.resume import checkpoints
 from pipeline.settings import PROJECT, Algorithm, PlatformName
 from tests import given
-from tests.golden_kohya import sized
+from tests.golden_kohya import composed, sized
 from tests.test_kohya_support import checkout as checkout_with
 from tests.test_machines import facts_of as machine_facts
 
@@ -515,6 +511,47 @@ def test_batches_are_counted_as_sd_scripts_shows_regularisation_pictures() -> No
     for cats, shown in ((1, [1]), (2, [1, 1]), (5, [3, 2])):
         dataset = Dataset("mine", Path("/p"), repeated(cats, 1, "cat"), (), "x", regularisation=reg)
         assert [picture.repeats for picture in regularising(dataset)] == shown
+
+
+OF_THREE = [(512, 512)] * 9 + [(768, 768)] * 5 + [(1024, 768)] * 3
+SEVERAL = ("train.resolution_px=512", "train.more_resolutions_px=[768,640]", "train.flip=true")
+BATCH = ("train.batch_size=2", "train.accumulation_steps=1")
+
+
+def of_sizes(*words: str, model: str = "sd15") -> Plan:
+    pictures = tuple(Picture(Path(f"/p/{n}.png"), "", *size, str(n)) for n, size in enumerate(OF_THREE))
+    return plan_of(*SEVERAL, *BATCH, *words, model=model, dataset=replace(given.dataset(), train=pictures))
+
+
+def test_each_further_resolution_is_a_dataset_of_the_pictures_that_are_large_enough(tmp_path: Path) -> None:
+    render(of_sizes(), tmp_path)
+    base, large, middle, validation = told(tmp_path, "dataset.toml")["datasets"]
+    assert [each.get("resolution") for each in (base, large, middle, validation)] == [None, 768, 640, None]
+    assert (large["min_bucket_reso"], large["max_bucket_reso"]) == (384, 1536)
+    assert all(each["subsets"][0]["flip_aug"] for each in (base, large, middle))
+    assert "flip_aug" not in validation["subsets"][0]
+    files = [Path(each["subsets"][0]["metadata_file"]) for each in (base, large, middle)]
+    assert [file.name for file in files] == ["pictures.jsonl", "pictures-768.jsonl", "pictures-640.jsonl"]
+    assert [len(file.read_text().splitlines()) for file in files] == [17, 8, 8]
+
+
+def test_an_epoch_has_the_batches_of_all_resolutions() -> None:
+    """At 512 px 14 squares and 3 wide ones, at 768 and 640 px 5 and 3."""
+    assert updates_per_epoch(of_sizes()) == (7 + 2) + 2 * (3 + 2)
+    assert updates_per_epoch(of_sizes("train.more_resolutions_px=[]")) == 7 + 2
+
+
+@pytest.mark.parametrize(("model", "place"), [("sd15", "memory"), ("sdxl", "memory"), ("flux_dev", "disk")])
+def test_a_file_of_stable_diffusion_holds_one_size_so_that_several_are_kept_in_memory(model: str, place: str) -> None:
+    settings = composed(model, "lora", "memory=ultra_low_memory", "train.more_resolutions_px=[768]")
+    script = script_for(settings)
+    assert script is not None
+    assert chosen_caches(sized(settings), parser_for(None, script))[0] == place
+
+
+def test_one_size_is_kept_where_the_profile_says() -> None:
+    settings = sized(composed("sdxl", "lora", "memory=ultra_low_memory"))
+    assert chosen_caches(settings, parser_for(None, "sdxl_train_network.py"))[0] == "disk"
 
 
 def test_held_out_pictures_are_links_that_sd_scripts_finds(tmp_path: Path) -> None:

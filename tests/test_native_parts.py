@@ -24,7 +24,7 @@ from pipeline.backends.native.checkpoints import Checkpoints
 from pipeline.backends.native.job import ModelPart, OptimizerPart, TrainPart, changes
 from pipeline.backends.native.objective import heldout_timesteps, min_snr_weights
 from pipeline.backends.native.processes import limit_memory
-from pipeline.backends.native.randomness import draw_batch
+from pipeline.backends.native.randomness import draw_batch, is_mirrored
 from pipeline.backends.native.render import render
 from pipeline.backends.native.schedule import as_meant, build_optimizer, lr_factor, settle
 from pipeline.backends.native.stable_diffusion_1 import load_autoencoder
@@ -85,6 +85,22 @@ def test_every_picture_comes_once_an_epoch_and_batches_hold_one_bucket() -> None
     batches = [order.batch(number) for number in range(order.batches_per_epoch)]
     assert Counter(index for batch in batches for index in batch) == Counter(range(12))
     assert all(len({buckets[index] for index in batch}) == 1 for batch in batches)
+
+
+def test_equal_sides_of_two_resolutions_are_two_buckets() -> None:
+    buckets = [(512, (256, 1024))] * 3 + [(576, (256, 1024))] * 3
+    order = BatchOrder(buckets, batch_size=2, seed=3)
+    batches = [order.batch(number) for number in range(order.batches_per_epoch)]
+    assert len(batches) == 4
+    assert all(len({buckets[index][0] for index in batch}) == 1 for batch in batches)
+
+
+def test_one_in_two_draws_is_mirrored_as_seed_position_and_place_say() -> None:
+    drawn = [is_mirrored(0, position, place) for position in range(500) for place in range(4)]
+    assert drawn == [is_mirrored(0, position, place) for position in range(500) for place in range(4)]
+    assert 900 < sum(drawn) < 1100
+    assert drawn[::4] != drawn[1::4]
+    assert drawn != [is_mirrored(1, position, place) for position in range(500) for place in range(4)]
 
 
 def test_the_order_is_a_function_of_the_batch_number() -> None:

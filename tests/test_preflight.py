@@ -59,6 +59,26 @@ def test_many_buckets_are_counted(plan_for: PlanFor) -> None:
     assert told[-1].strip().startswith("and ")
 
 
+SEVERAL = ("train.more_resolutions_px=[96]", "train.flip=true", "train.batch_size=2")
+
+
+def test_each_resolution_tells_its_buckets_and_what_is_left_out(plan_for: PlanFor) -> None:
+    told = "\n".join(preflight_lines(sized(plan_for(*SEVERAL), (64, 64), (128, 128), (128, 128), (200, 50))))
+    assert "4 in all, batches are of one bucket of one resolution: the last batch" in told
+    assert "at 64 px      4 pictures in 2 buckets\n" in told
+    assert "at 96 px      3 pictures in 2 buckets, 1 too small for it and left out\n" in told
+
+
+def test_encodings_of_all_resolutions_and_mirror_images_are_counted(plan_for: PlanFor, tmp_path: Path) -> None:
+    plan = plan_for("train.more_resolutions_px=[32]", "train.flip=true", f"cache.dir={tmp_path / 'cache'}")
+    count = 4 * len(plan.dataset.train) + len(plan.dataset.heldout)
+    assert f"0 of {count} pictures, in all sizes and mirrored" in preflight_lines(plan)[0]
+    render(plan, tmp_path)
+    job = NativeJob.read(tmp_path / "job" / "train.toml")
+    encode_pictures(job, job.pictures(), torch.device("cpu"), Telling(lambda _: None, lambda: None, lambda _: None))
+    assert f"{count} of {count} pictures, in all sizes and mirrored" in preflight_lines(plan)[0]
+
+
 def test_what_is_encoded_already_is_counted_before_anything_is_loaded(plan_for: PlanFor, tmp_path: Path) -> None:
     plan = plan_for(f"cache.dir={tmp_path / 'cache'}")
     count = len(plan.dataset.train) + len(plan.dataset.heldout)

@@ -160,7 +160,7 @@ def encode_pictures(job: NativeJob, rows: Sequence[Row], device: torch.device, t
     when the rest is not: a run that was killed goes on from there. Raises UnreadableFile for a picture that can't be
     decoded."""
     shelf = Shelf(Path(job.cache_dir), latent_space(job))
-    keyed = {each.cut.key(mirrored=each.mirrored): each for each in _wanted(rows, job.train)}
+    keyed = {each.cut.key(mirrored=each.mirrored): each for each in wanted_of(rows, job.train)}
     _fill(
         shelf,
         keyed,
@@ -197,7 +197,7 @@ class Wanted:
     mirrored: bool
 
 
-def _wanted(rows: Sequence[Row], train: TrainPart) -> Iterator[Wanted]:
+def wanted_of(rows: Sequence[Row], train: TrainPart) -> Iterator[Wanted]:
     for split in SPLITS:
         for cut in cuts_of(rows, train, split):
             yield Wanted(cut, mirrored=False)
