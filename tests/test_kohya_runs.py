@@ -207,6 +207,20 @@ def test_a_run_to_its_end(place: Place) -> None:
     assert "load tokenizer from cache" in (place.run_dir / "trainer.log").read_text()
 
 
+def test_several_resolutions_are_datasets_of_one_epoch(place: Place) -> None:
+    """Ten pictures in batches of two at 256 px, and eight of them at their own 64 px: two of 16 px are too small."""
+    for name in ("small", "smaller"):
+        given.picture(place.dir / "pictures" / f"{name}.png", name, size=(16, 16))
+    told = place.finish("train.more_resolutions_px=[64]", "data.heldout_fraction=0", "train.heldout_every_steps=0")
+    assert "2 pictures too small for train.more_resolutions_px=64" in told
+    assert place.starts() == [list(range(1, 9))]
+    metadata = place.metadata()
+    base, further = json.loads(metadata["ss_datasets"])
+    assert (base["num_train_images"], further["num_train_images"]) == (10, 8)
+    assert (base["resolution"], further["resolution"]) == ([256, 256], [64, 64])
+    assert metadata["ss_num_batches_per_epoch"] == "9"
+
+
 def measured(place: Place) -> list[dict[str, Any]]:
     return [event for event in place.events("metric") if "heldout/loss" in event["values"]]
 

@@ -10,6 +10,10 @@ from hypothesis import given as each_of
 from hypothesis import strategies as st
 
 from pipeline.backends.kohya.buckets import bucket_sides, nearest_side
+from pipeline.backends.kohya.cache_keeping import cache_part
+from pipeline.backends.kohya.support import kohya_problems
+from pipeline.backends.kohya.translation import script_for
+from pipeline.checks.families import family_warnings
 from pipeline.checks.recipes import recipe_warnings
 from pipeline.checks.resolutions import resolution_problems, resolution_warnings
 from pipeline.dataset.buckets import Side, bucket_side, cropped_share
@@ -23,7 +27,7 @@ from pipeline.records import Dataset, Picture
 from pipeline.settings import Settings
 from pipeline.validate import validate
 from pipeline.wording import plan_lines
-from tests import given
+from tests import given, golden_kohya
 
 SIDES = st.integers(64, 4000)
 MORE = ("train.more_resolutions_px=[96,128]",)
@@ -110,6 +114,38 @@ def test_pictures_that_are_left_out_are_named() -> None:
         "1 picture too small for train.more_resolutions_px=96, and trained at the other sizes only: 2.png",
         "2 pictures too small for train.more_resolutions_px=128, and trained at the other sizes only: 1.png, 2.png",
     ]
+
+
+def test_a_further_size_below_what_the_model_is_known_for_is_warned_of() -> None:
+    (told,) = family_warnings(given.settings(train__more_resolutions_px=[24, 96]))
+    assert told.startswith("train.more_resolutions_px=24 is smaller than 32: the demo model is known")
+
+
+@pytest.mark.parametrize(("model", "refused"), [("sdxl", True), ("sd15", True), ("flux_dev", False)])
+def test_sizes_that_share_a_file_of_sd_scripts_are_refused(model: str, refused: bool) -> None:
+    words = ("backend.cache_latents=disk", "train.resolution_px=512", "train.more_resolutions_px=[256]")
+    settings = golden_kohya.composed(model, "lora", *words, "train.shuffle_tags=false")
+    facts = replace(golden_kohya.facts_of(settings), dataset=dataset((512, 512)))
+    told = [each for each in kohya_problems(golden_kohya.sized(settings), facts) if "cache_latents" in each.key]
+    assert [each.fix for each in told] == (["backend.cache_latents=memory"] if refused else [])
+
+
+@pytest.mark.parametrize(("model", "differ"), [("sdxl", True), ("sd15", True), ("flux_dev", False)])
+def test_latents_of_another_resolution_are_stale_where_sd_scripts_does_not_look(model: str, differ: bool) -> None:
+    """Those of flow models are found in their file by their size. Mirror images are looked for in either."""
+    settings = golden_kohya.composed(model, "lora", "train.resolution_px=768")
+    base = latents_of(settings)
+    assert (latents_of(settings, resolution_px=512) != base) == differ
+    assert latents_of(settings, flip=True) == base
+
+
+def latents_of(settings: Settings, **train: object) -> str:
+    settings = replace(settings, train=replace(settings.train, **train))  # type: ignore[arg-type]
+    checkpoint, script = golden_kohya.facts_of(settings).checkpoint, script_for(settings)
+    assert checkpoint is not None and script is not None
+    part = cache_part(settings, checkpoint, script, "bf16", latents="disk", text="off")
+    assert part is not None
+    return part.vae
 
 
 def test_captions_that_tell_sides_are_told_where_pictures_are_mirrored() -> None:

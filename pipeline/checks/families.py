@@ -94,10 +94,11 @@ def _may_be_hub_id(value: str) -> bool:
 
 def family_warnings(settings: Settings) -> Iterator[str]:
     """What is unusual for the model, and is sometimes meant."""
-    known, asked = settings.model.known, settings.train.resolution_px
+    known, train = settings.model.known, settings.train
     low, high = known.resolution.min_px, known.resolution.max_px
-    if low <= asked <= high:
-        return
-    side = f"smaller than {low}" if asked < low else f"larger than {high}"
-    told = f"train.resolution_px={asked} is {side}: {known.title} is known to train with {low} to {high} px"
-    yield f"{told}, and {known.resolution.native_px} is its own size"
+    further = (("train.more_resolutions_px", side) for side in train.more_resolutions_px)
+    for key, asked in (("train.resolution_px", train.resolution_px), *further):
+        if not low <= asked <= high:
+            side = f"smaller than {low}" if asked < low else f"larger than {high}"
+            told = f"{key}={asked} is {side}: {known.title} is known to train with {low} to {high} px"
+            yield f"{told}, and {known.resolution.native_px} is its own size"
