@@ -39,6 +39,7 @@ SIMPLE_VALUES: dict[object, tuple[str, str]] = {
     float: ("a number", "0.1"),
     bool: ("true or false", "true"),
     list: ("a list, as in [a,b]", "'[a,b]'"),
+    list[int]: ("a list of whole numbers, as in [1,2]", "'[1,2]'"),
     dict: ("a set of names and values, as in {a:1}", "'{a:1}'"),
 }
 OTHER_NAMES = {
@@ -283,7 +284,7 @@ def _allowed(kind: object) -> tuple[str, str]:
     if isinstance(kind, type) and issubclass(kind, Enum):
         choices = [str(choice.value) for choice in kind]
         return f"one of {', '.join(choices)}", choices[0]
-    return SIMPLE_VALUES.get(typing.get_origin(kind) or kind, ("", ""))
+    return SIMPLE_VALUES.get(kind) or SIMPLE_VALUES.get(typing.get_origin(kind), ("", ""))
 
 
 def _sweep_without_flag(mistake: _Mistake) -> Problem | None:

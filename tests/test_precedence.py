@@ -188,6 +188,8 @@ def another(key: str, value: object) -> object:
     if kind in (int, float):
         limit = LIMITS[key]
         return kind(next(each for each in (limit.typical, limit.low, limit.low + 1) if each != value))
+    if kind == list[int]:
+        return [7]
     return ["typed"] if typing.get_origin(kind) is list else "typed"
 
 

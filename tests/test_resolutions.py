@@ -227,8 +227,5 @@ def test_caches_are_counted_for_every_resolution_and_mirror_image() -> None:
 
 def test_texts_in_memory_are_kept_by_each_resolution() -> None:
     pictures, settings = given.dataset(10, 2), sized("train.more_resolutions_px=[128]")
-    in_memory, on_disk = (
-        cached_bytes(settings, pictures, Kept("off", place), place)
-        for place in ("memory", "disk")  # type: ignore[arg-type]
-    )
+    in_memory, on_disk = (cached_bytes(settings, pictures, Kept("off", place), place) for place in ("memory", "disk"))
     assert in_memory / on_disk == pytest.approx(22 / 12)
