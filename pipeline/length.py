@@ -49,15 +49,22 @@ def _choice(dataset: Dataset, train: Train, batch: int, steps: int, why: str) ->
 
 def equation(dataset: Dataset, train: Train, batch: int, steps: int) -> str:
     """pictures x repeats x epochs / batch = steps, in numbers that come out; those of several resolutions as a sum."""
-    at = datasets_at(dataset, train)
-    words = [_epoch_words(each) + (f" at {px} px" if len(at) > 1 else "") for px, each in at.items()]
-    whole = f"({' + '.join(words)})" if len(words) > 1 else words[0]
     epochs = steps * batch / samples_per_epoch(dataset, train)
-    return f"{whole} x {_many(epochs, 'epoch')} / batch {batch} = {_many(steps, 'step')}"
+    return f"{_epoch_words(dataset, train)} x {_many(epochs, 'epoch')} / batch {batch} = {_many(steps, 'step')}"
 
 
-def _epoch_words(dataset: Dataset) -> str:
-    """Of one resolution."""
+def _epoch_words(dataset: Dataset, train: Train) -> str:
+    at, repeats = datasets_at(dataset, train), {picture.repeats for picture in dataset.train}
+    if len(at) == 1:
+        return _at_one(dataset)
+    if len(repeats) > 1 or dataset.regularisation:
+        return f"({' + '.join(f'{_at_one(each)} at {px} px' for px, each in at.items())})"
+    (base_px, base), *more = at.items()
+    others = "".join(f" + {len(each.train)} at {px} px" for px, each in more)
+    return f"({_many(len(base.train), 'picture')} at {base_px} px{others}) x {_many(repeats.pop(), 'repeat')}"
+
+
+def _at_one(dataset: Dataset) -> str:
     pictures, repeats = _many(len(dataset.train), "picture"), {picture.repeats for picture in dataset.train}
     words = f"{pictures} x {_many(next(iter(repeats), 1), 'repeat')}"
     if len(repeats) > 1:

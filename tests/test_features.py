@@ -154,7 +154,7 @@ def test_a_mirror_image_is_encoded_as_a_mirrored_picture_is(plan_for: PlanFor, t
     path.with_name("1.txt").write_text("caption")
     job = job_on(plan_for, tmp_path, *SEVERAL)
     shelf, _ = encode(job)
-    pictures = Pictures(cuts_of(job.pictures(), job.train, "train"), shelf)
+    pictures = Pictures(cuts_of(job.pictures(), job.train, "train"), job.train, shelf)
     assert [each.path.name for each in pictures] == ["0.png", "1.png"] * 2
     for index, other in ((0, 1), (2, 3)):
         mirrored = pictures.read(index, mirrored=True)

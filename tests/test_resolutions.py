@@ -162,8 +162,8 @@ def test_captions_that_tell_sides_are_told_where_pictures_are_mirrored() -> None
 
 
 def test_a_pass_has_a_picture_once_at_each_of_its_resolutions() -> None:
-    settings = sized("train.epochs=10", "train.batch_size=5", "train.accumulation_steps=1")
-    steps, choice = steps_of(settings, {64: 24, 96: 16, 128: 10})
+    settings = sized(*MORE, "train.epochs=10", "train.batch_size=5", "train.accumulation_steps=1")
+    steps, choice = steps_of(settings, dataset(*[(64, 64)] * 8, *[(96, 96)] * 6, *[(128, 128)] * 10))
     assert steps == 100
     assert choice is not None
     told = "(24 pictures at 64 px + 16 at 96 px + 10 at 128 px) x 1 repeat x 10 epochs / batch 5 = 100 steps"
@@ -171,8 +171,9 @@ def test_a_pass_has_a_picture_once_at_each_of_its_resolutions() -> None:
 
 
 def test_samples_of_a_picture_are_those_of_all_its_resolutions() -> None:
-    settings = sized("train.batch_size=8", "train.accumulation_steps=1", "train.samples_per_image=50")
-    assert steps_of(settings, {64: 24, 96: 24})[0] == steps_of(settings, {64: 24})[0]
+    given_length = ("train.batch_size=8", "train.accumulation_steps=1", "train.samples_per_image=50")
+    pictures = dataset(*[(128, 128)] * 24)
+    assert steps_of(sized(*given_length, *MORE), pictures)[0] == steps_of(sized(*given_length), pictures)[0]
 
 
 def test_the_plan_tells_resolutions_and_flips() -> None:
