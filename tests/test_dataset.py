@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw, features
 
 from pipeline.dataset import alike
-from pipeline.dataset.alike import partners
+from pipeline.dataset.alike import earlier, partners
 from pipeline.dataset.formats import endings
 from pipeline.dataset.holdout import split
 from pipeline.dataset.prompts import choose_prompts
@@ -512,6 +512,15 @@ def test_a_held_out_picture_that_looks_like_a_trained_one_is_told(tmp_path: Path
     assert f"{tmp_path / 'aside' / 'x.jpg'} (like {tmp_path / 'train' / '3.png'})" in told
 
 
+def test_pictures_to_train_on_that_look_alike_are_told(tmp_path: Path) -> None:
+    for i in range(4):
+        saved(tmp_path / f"{i}.png", shapes(i))
+    saved(tmp_path / "anew.jpg", shapes(2), quality=60)
+    told = warned(tmp_path)
+    assert told.startswith("1 picture to train on looks like another one")
+    assert f"{tmp_path / 'anew.jpg'} (like {tmp_path / '2.png'})" in told or f"{tmp_path / '2.png'} (like" in told
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"])
 def test_a_blank_picture_is_told(tmp_path: Path, mode: str) -> None:
     saved(tmp_path / "a.tif", Image.new(mode, (600, 500)))
@@ -574,10 +583,24 @@ def test_the_pairs_within_four_bits_are_found_and_no_others(few: int, monkeypatc
     assert all((hashes[i] ^ others[j]).bit_count() <= 4 for i, j in found.items())
 
 
+@pytest.mark.parametrize("few", [0, 10**9], ids=["by bands", "one by one"])
+def test_each_finds_one_before_it_that_is_near(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alike, "FEW_PAIRS", few)
+    rng = random.Random(1)
+    first = [rng.getrandbits(64) for _ in range(200)]
+    hashes = [*first, *(flipped(value, i % 8, rng) for i, value in enumerate(first))]
+    found = earlier(hashes)
+    near = {i for i, one in enumerate(hashes) if any((one ^ other).bit_count() <= 4 for other in hashes[:i])}
+    assert found.keys() == near
+    assert len(near) >= 5 * 200 // 8
+    assert all(j < i and (hashes[i] ^ hashes[j]).bit_count() <= 4 for i, j in found.items())
+
+
 @pytest.mark.parametrize("few", [-1, 10**9], ids=["by bands", "one by one"])
 def test_nothing_looks_like_one_of_none(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alike, "FEW_PAIRS", few)
     assert (partners([], [1]), partners([1], []), partners([7], [7])) == ({}, {}, {0: 0})
+    assert (earlier([]), earlier([1])) == ({}, {})
 
 
 def test_the_digest_is_that_of_the_whole_list(tmp_path: Path) -> None:

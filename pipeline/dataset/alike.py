@@ -19,3 +19,13 @@ def partners(hashes: Sequence[int], others: Sequence[int]) -> dict[int, int]:
         return partners_by_bands(hashes, others, MOST_BITS)
     near = ((one, other) for one in range(len(hashes)) for other in range(len(others)))
     return {one: other for one, other in near if (hashes[one] ^ others[other]).bit_count() <= MOST_BITS}
+
+
+def earlier(hashes: Sequence[int]) -> dict[int, int]:
+    """Index of a hash -> index of one before it that differs in at most MOST_BITS bits, for those that have one."""
+    if len(hashes) ** 2 / 2 > FEW_PAIRS:
+        from pipeline.dataset.bands import earlier_by_bands
+
+        return earlier_by_bands(hashes, MOST_BITS)
+    near = ((one, other) for one in range(len(hashes)) for other in range(one))
+    return {one: other for one, other in near if (hashes[one] ^ hashes[other]).bit_count() <= MOST_BITS}

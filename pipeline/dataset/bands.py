@@ -22,12 +22,25 @@ def partners_by_bands(hashes: Sequence[int], others: Sequence[int], most_bits: i
     """Index of a hash -> index of one of the others that differs in at most `most_bits` bits."""
     values = np.array([*hashes, *others], dtype=np.uint64)
     found = np.full(len(hashes), -1, dtype=np.int64)
+    for pairs in _pairs(values, most_bits):
+        across = pairs[(pairs[:, 0] < len(hashes)) & (pairs[:, 1] >= len(hashes))]
+        found[across[:, 0]] = across[:, 1] - len(hashes)
+    return {int(index): int(found[index]) for index in np.flatnonzero(found >= 0)}
+
+
+def earlier_by_bands(hashes: Sequence[int], most_bits: int) -> dict[int, int]:
+    """Index of a hash -> index of one before it that differs in at most `most_bits` bits."""
+    found = np.full(len(hashes), -1, dtype=np.int64)
+    for pairs in _pairs(np.array(hashes, dtype=np.uint64), most_bits):
+        found[pairs[:, 1]] = pairs[:, 0]
+    return {int(index): int(found[index]) for index in np.flatnonzero(found >= 0)}
+
+
+def _pairs(values: Hashes, most_bits: int) -> Iterator[Indices]:
+    """Of all that are near, the lower index first; some several times."""
     band_bits = 64 // (most_bits + 1)
     for band in range(most_bits + 1):
-        for pairs in _pairs_of_band(_rotated(values, band * band_bits), band_bits, most_bits):
-            across = pairs[(pairs[:, 0] < len(hashes)) & (pairs[:, 1] >= len(hashes))]
-            found[across[:, 0]] = across[:, 1] - len(hashes)
-    return {int(index): int(found[index]) for index in np.flatnonzero(found >= 0)}
+        yield from _pairs_of_band(_rotated(values, band * band_bits), band_bits, most_bits)
 
 
 def _pairs_of_band(values: Hashes, band_bits: int, most_bits: int) -> Iterator[Indices]:

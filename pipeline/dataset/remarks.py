@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.dataset.alike import partners
+from pipeline.dataset.alike import earlier, partners
 from pipeline.dataset.captions import has_alternatives, has_lines, looks_weighted, may_vary, without_weights
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.picture import Look
@@ -64,6 +64,7 @@ class Seen:
 def remarks(seen: Seen, train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[str]:
     yield from _copies(train)
     yield from _near(seen.alike, train, heldout)
+    yield from _series(seen.alike, train)
     if seen.blank:
         yield f"{count(seen.blank)} of one colour only: {listed(seen.blank)}"
     if seen.animated:
@@ -104,7 +105,7 @@ def _copies(train: Sequence[Picture]) -> Iterator[str]:
 
 
 def _near(alike: Mapping[str, int], train: Sequence[Picture], heldout: Sequence[Picture]) -> Iterator[str]:
-    """Near copies among the pictures to train on are most often meant: a series, a cut-out."""
+    """Across the two: that tells of the held-out loss."""
     aside = [picture for picture in heldout if picture.digest in alike]
     trained = list({alike[picture.digest]: picture for picture in train if picture.digest in alike}.values())
     if not aside or not trained:
@@ -115,3 +116,13 @@ def _near(alike: Mapping[str, int], train: Sequence[Picture], heldout: Sequence[
     if names:
         told = "held out that look like one trained on, so that the held-out loss tells too little"
         yield f"{count(names)} {told}: {listed(names)}"
+
+
+def _series(alike: Mapping[str, int], train: Sequence[Picture]) -> Iterator[str]:
+    """Near copies among those to train on: a series, a cut-out, one that was saved twice."""
+    seen = list({picture.digest: picture for picture in train if picture.digest in alike}.values())
+    found = earlier([alike[picture.digest] for picture in seen])
+    names = [f"{seen[one].path} (like {seen[other].path})" for one, other in sorted(found.items())]
+    if names:
+        told = "looks" if len(names) == 1 else "look"
+        yield f"{count(names)} to train on {told} like another one, which so weighs more: {listed(names)}"
