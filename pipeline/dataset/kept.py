@@ -117,7 +117,7 @@ class Kept:
         with self._careful():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._open.execute("pragma journal_mode=wal")
+            self._open.execute("pragma journal_mode=truncate")  # a write-ahead log is none for folders on a network
             self._open.execute("pragma synchronous=normal")
             self._open.execute(SCHEMA)
             self._open.execute("select * from picture_1 limit 1").fetchone()
@@ -174,7 +174,7 @@ class Kept:
         self._open = None
 
     def _remove(self) -> None:
-        for ending in ("", "-wal", "-shm"):
+        for ending in ("", "-journal"):
             with suppress(OSError):
                 Path(f"{self._path}{ending}").unlink()
 
