@@ -13,7 +13,7 @@ from pipeline.backends.kohya.support import kohya_problems, kohya_warnings
 from pipeline.backends.kohya.translation import ELSEWHERE, settings_of
 from pipeline.errors import Problem
 from pipeline.records import Checkout, Picture, Platform
-from pipeline.settings import KohyaCache, Settings
+from pipeline.settings import PROJECT, KohyaCache, Settings
 from tests import given
 from tests.golden_kohya import composed, facts_of, plan_of, sized
 
@@ -412,3 +412,14 @@ def test_several_machines_need_what_joins_processes() -> None:
     settings = composed("sdxl", "lora", *MEETING, "resume=never")
     (problem,) = kohya_problems(sized(settings), replace(facts_of(settings), machine=given.CPU))
     assert problem.key == "hardware.num_machines"
+
+
+@pytest.mark.parametrize(("model", "told"), [("sd15", True), ("sdxl", True), ("flux_dev", False)])
+def test_captions_that_clip_does_not_see_whole_are_told(model: str, told: bool) -> None:
+    """What a T5 reads is counted by another tokenizer."""
+    settings = composed(model, "lora", f"model.tokenizer={PROJECT / 'demo' / 'model' / 'tokenizer'}")
+    facts = facts_of(settings)
+    assert facts.dataset is not None
+    train = tuple(replace(picture, caption="red " * 90) for picture in facts.dataset.train)
+    warnings = list(kohya_warnings(sized(settings), replace(facts, dataset=replace(facts.dataset, train=train))))
+    assert any("train.caption_tokens=150 reads more" in text for text in warnings) == told

@@ -11,7 +11,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.backends.native.stable_diffusion_1 import TextParts
-from pipeline.backends.native.support import CLIP_POSITIONS, native_warnings
+from pipeline.backends.native.support import native_warnings
+from pipeline.checks.captions import CLIP_POSITIONS
 from pipeline.dataset.tokens import chunks_of, tokens_read, too_long
 from pipeline.errors import UnreadableFile
 from pipeline.records import Facts

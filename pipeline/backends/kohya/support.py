@@ -19,7 +19,7 @@ from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycor
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
 from pipeline.backends.kohya.network import LYCORIS, network_part, network_problems
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
-from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA
+from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA, NOISE
 from pipeline.backends.kohya.tokenizers import is_slow_tokenizer
 from pipeline.backends.kohya.train_file import (
     CACHES_TEXT,
@@ -45,6 +45,7 @@ from pipeline.backends.kohya.translation import (
     settings_of,
     withheld_of,
 )
+from pipeline.checks.captions import cut_captions
 from pipeline.checks.claims import predicts
 from pipeline.errors import Problem, UnreadableFile
 from pipeline.length import asked_warmup
@@ -182,6 +183,8 @@ def kohya_warnings(settings: Settings, facts: Facts) -> Iterator[str]:
     script = _script(settings, facts)
     yield from _checkout_warnings(script, facts.checkout)
     yield from rule_warnings(script.asked())
+    if script.name in NOISE:
+        yield from cut_captions(settings, facts)
     if settings.network is None and facts.dataset is not None and facts.dataset.heldout:
         yield f"{script.name} measures no held-out loss: the pictures that are held out are only not trained on"
     every, steps = settings.sample.every_steps, settings.train.max_steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,16 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.backends.native.memory import native_kept
+from pipeline.checks.captions import cut_captions
 from pipeline.checks.optimizers import rate_problems
-from pipeline.dataset.captions import longest_texts
-from pipeline.dataset.flaws import count, listed
-from pipeline.dataset.tokens import CAPTION_TOKENS, tokens_read, too_long
-from pipeline.errors import Problem, UnreadableFile
+from pipeline.errors import Problem
 from pipeline.features.room import taken_bytes
 from pipeline.memory.host import cached_bytes
 from pipeline.optimizer.catalog import asked_for
 from pipeline.optimizer.choose import steps_down
-from pipeline.records import Checkpoint, Facts, Picture
+from pipeline.records import Checkpoint, Facts
 from pipeline.settings import Settings
 from pipeline.wording import size
 
@@ -88,61 +85,13 @@ def _cache_bytes(settings: Settings, facts: Facts) -> float:
 
 # ---------------------------------------------------------------------------------------------------------- warnings
 
-CLIP_POSITIONS = 77
-"""Of Stable Diffusion 1's text encoder, where no configuration says otherwise."""
-
 
 def native_warnings(settings: Settings, facts: Facts) -> Iterator[str]:
     """What may be meant, and is more often a mistake."""
-    yield from _cut_captions(settings, facts)
+    yield from cut_captions(settings, facts)
     needed = _cache_bytes(settings, facts)
     if needed > settings.cache.max_gib * 2**30:
         yield (
             f"what the encoders make of the dataset takes about {size(int(needed))}, more than"
             f" cache.max_gib={settings.cache.max_gib:g}: it is removed after the training, and made anew for the next"
         )
-
-
-def _cut_captions(settings: Settings, facts: Facts) -> Iterator[str]:
-    """What the trainer would cut off; not asked where the tokenizer is neither named nor beside the model."""
-    checkpoint, dataset = facts.checkpoint, facts.dataset
-    if checkpoint is None or dataset is None:
-        return
-    beside = checkpoint.path if checkpoint.layout == "diffusers" else checkpoint.path.parent
-    folder = Path(settings.model.tokenizer) if settings.model.tokenizer else beside / "tokenizer"
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        return
-    pictures = (*dataset.train, *dataset.heldout, *dataset.regularisation)
-    texts = [(each.path.name, _texts(each, settings)) for each in pictures]
-    positions, asked = _positions(checkpoint), settings.train.caption_tokens
-    try:
-        cut = too_long((text for _, each in texts for text in each), folder, tokens_read(positions, asked))
-    except UnreadableFile as error:
-        yield str(error)
-        return
-    names = [name for name, each in texts if not cut.isdisjoint(each)]
-    if names:
-        more = next((tokens for tokens in CAPTION_TOKENS if tokens > asked), None)
-        told = f"longer than {_limit(positions, asked)}, and their ends are not seen"
-        told += f" (train.caption_tokens={more} reads more)" if more else ""
-        yield f"{count(names)} with a caption {told}: {listed(names)}"
-
-
-def _texts(picture: Picture, settings: Settings) -> list[str]:
-    """The longest that may be drawn of a caption."""
-    return longest_texts(picture.caption) if settings.data.wildcards else [picture.caption]
-
-
-def _limit(positions: int, caption_tokens: int) -> str:
-    limit = tokens_read(positions, caption_tokens)
-    if limit == positions:
-        return f"the text encoder's {limit} tokens"
-    return f"the {limit} tokens of train.caption_tokens={caption_tokens}"
-
-
-def _positions(checkpoint: Checkpoint) -> int:
-    try:
-        config = json.loads((checkpoint.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-        return int(config["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return CLIP_POSITIONS
