@@ -221,6 +221,14 @@ def test_several_resolutions_are_datasets_of_one_epoch(place: Place) -> None:
     assert metadata["ss_num_batches_per_epoch"] == "9"
 
 
+def test_a_run_leaves_no_more_in_the_cache_than_the_limit(place: Place) -> None:
+    cache = place.dir / "kept"
+    for limit, left in (("1", 1), ("1e-9", 0)):
+        place.finish(f"cache.dir={cache}", f"cache.max_gib={limit}", "resume=never")
+        assert len(list((cache / "pages").glob("*.html"))) == left
+        assert (place.run_dir / "dataset.html").is_file()
+
+
 def measured(place: Place) -> list[dict[str, Any]]:
     return [event for event in place.events("metric") if "heldout/loss" in event["values"]]
 

@@ -10,6 +10,7 @@ from html import escape
 from statistics import median
 
 from pipeline.dataset.buckets import Side, buckets_of, cropped_share
+from pipeline.dataset.epoch import shown
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.resolutions import px_words
 from pipeline.dataset.sheet import contact_sheet
@@ -45,7 +46,10 @@ def _figures(dataset: Dataset) -> str:
     sides = sorted((each.width_px * each.height_px, each.width_px, each.height_px) for each in dataset.train)
     tiles = [
         (str(len(dataset.train)), "pictures to train on"),
+        *([(str(shown(dataset.train)), "shown in an epoch")] if shown(dataset.train) != len(dataset.train) else []),
         (str(len(dataset.heldout)), "held out"),
+        *([(str(len(dataset.regularisation)), "for regularisation")] if dataset.regularisation else []),
+        *([(str(masked), "with a mask")] if (masked := sum(bool(each.mask_path) for each in dataset.train)) else []),
         (f"{sides[0][1]} x {sides[0][2]}", "the smallest"),
         (f"{sides[len(sides) // 2][1]} x {sides[len(sides) // 2][2]}", "in the middle"),
         (f"{sides[-1][1]} x {sides[-1][2]}", "the largest"),

@@ -13,6 +13,7 @@ from pipeline.backends.kohya.cache_keeping import begin, end, read_pictures
 from pipeline.backends.kohya.job import KohyaJob
 from pipeline.backends.kohya.watch import watch
 from pipeline.errors import Cause, RunError, UnreadableFile
+from pipeline.features.room import make_room
 from pipeline.journal import Journal, read_journal
 from pipeline.sample_grid import write_grid
 from pipeline.signals import stop_requests
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
             code = _watch(job, journal, stops)
         if code == 0:
             _compare_samples(job, journal)
+            if job.cache_dir:
+                make_room(Path(job.cache_dir), job.cache_max_bytes)
         return code
     finally:
         journal.close()

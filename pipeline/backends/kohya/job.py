@@ -47,6 +47,10 @@ class KohyaJob:
     """The file that names the pictures to train on; empty: nothing is known of their caches."""
     caches: CachePart | None = None
     """What the caches on the disk are made from; None: nothing is kept there."""
+    cache_dir: str = ""
+    """Folder of what is kept for all runs; empty: nothing of it is removed."""
+    cache_max_bytes: float = 0.0
+    """It may take so much."""
     expected: dict[str, str]
     """Metadata that the finished adapter must hold; empty for a whole checkpoint."""
 

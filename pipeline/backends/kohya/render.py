@@ -165,6 +165,8 @@ def _watch(
         sample_seed=settings.sample.seed,
         pictures=str(places.dataset.with_name(PICTURES)),
         caches=caches,
+        cache_dir=str(Path(settings.cache.dir).expanduser().absolute()),
+        cache_max_bytes=settings.cache.max_gib * 2**30,
         expected=_expected(plan, values),
     )
 
