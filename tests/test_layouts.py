@@ -381,3 +381,21 @@ def test_samples_a_picture_are_not_multiplied_by_repeats() -> None:
     settings = given.settings(train__batch_size=1, train__accumulation_steps=1, **values)
     assert [steps_of(settings, dataset_of(each, each))[0] for each in (1, 5)] == [20, 20]
     assert steps_of(settings, dataset_of(1, 1, regularised=True))[0] == 40
+
+
+# -------------------------------------------------------------------------------------------------------- held out
+
+
+def test_a_folder_that_would_be_held_out_whole_is_trained_on(tmp_path: Path) -> None:
+    """Whichever picture is chosen by its content: each folder has one."""
+    concepts = []
+    for number in range(12):
+        given.picture(tmp_path / f"{number}" / "a.png", seed=number)
+        concepts.append(Concept(f"{number}"))
+    dataset = scanned(tmp_path, concepts=concepts, heldout_fraction=0.5)
+    assert (len(dataset.train), dataset.heldout) == (12, ())
+    given.picture(tmp_path / "0" / "b.png", seed="b")
+    given.picture(tmp_path / "0" / "c.png", seed="c")
+    dataset = scanned(tmp_path, concepts=concepts, heldout_fraction=0.5)
+    assert {picture.path.parent.name for picture in dataset.train} == {str(number) for number in range(12)}
+    assert len(dataset.train) + len(dataset.heldout) == 14

@@ -10,6 +10,21 @@ FEWEST_PICTURES = 5
 """Fewer than this are all needed for training."""
 
 
+def split_of_folders(
+    folders: Sequence[Sequence[Picture]], fraction: float
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    """The same of several folders, each of which keeps something to train on: one that would be held out whole is
+    trained on whole."""
+    pictures = [picture for folder in folders for picture in folder]
+    _, heldout = split(pictures, fraction)
+    aside = {picture.digest for picture in heldout}
+    for folder in folders:
+        digests = {picture.digest for picture in folder}
+        aside -= digests if digests <= aside else set()
+    train = tuple(picture for picture in pictures if picture.digest not in aside)
+    return train, tuple(picture for picture in pictures if picture.digest in aside)
+
+
 def split(pictures: Sequence[Picture], fraction: float) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
     """Training and held-out pictures. Chosen by content, so that names and order don't matter; copies stay together,
     and at least one picture is left to train on."""

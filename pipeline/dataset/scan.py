@@ -25,7 +25,7 @@ from pipeline.dataset.folders import (
     overlapping,
     reg_folder,
 )
-from pipeline.dataset.holdout import split
+from pipeline.dataset.holdout import split_of_folders
 from pipeline.dataset.kept import Kept
 from pipeline.dataset.masks import Masks, mask_problems, mask_remarks, of_transparency, read_masks
 from pipeline.dataset.metadata import AUTO, NONE, Captions, read_captions
@@ -71,12 +71,12 @@ def scan(
         found.masks, problems = read_masks(data, kept, threads=threads, progress=progress)
         found.problems += problems
         groups, aside, reg = _groups(found)
-        pictures = _pictures(groups, found)
+        folders = _pictures(groups, found)
         if aside:
-            train, heldout = pictures, _pictures(aside, found)
+            train, heldout = _together(folders), _together(_pictures(aside, found))
         else:
-            train, heldout = split(pictures, data.heldout_fraction)
-        regularisation = _pictures(reg, found, masked=False)
+            train, heldout = split_of_folders(folders, data.heldout_fraction)
+        regularisation = _together(_pictures(reg, found, masked=False))
     found.problems += _in_both("data.heldout_dir", data.heldout_dir, "held out", train, heldout if aside else ())
     found.problems += _in_both("data.reg_dir", data.reg_dir, "for regularisation", (*train, *heldout), regularisation)
     found.problems += mask_problems(data, train)
@@ -206,7 +206,11 @@ def _files(folder: Folder, found: _Scan) -> Files:
 # ------------------------------------------------------------------------------------------------------- the pictures
 
 
-def _pictures(groups: Sequence[Group], found: _Scan, *, masked: bool = True) -> tuple[Picture, ...]:
+def _together(folders: Iterable[Iterable[Picture]]) -> tuple[Picture, ...]:
+    return tuple(chain.from_iterable(folders))
+
+
+def _pictures(groups: Sequence[Group], found: _Scan, *, masked: bool = True) -> list[list[Picture]]:
     """In the order of the groups and of their paths; `found` is told what is wrong with the others."""
     captions = _captions(groups, found)
     answers = looks(
@@ -215,7 +219,7 @@ def _pictures(groups: Sequence[Group], found: _Scan, *, masked: bool = True) -> 
         threads=found.threads,
         progress=found.progress,
     )
-    pictures = tuple(chain.from_iterable(_of_group(group, answers, captions, found, masked=masked) for group in groups))
+    pictures = [_of_group(group, answers, captions, found, masked=masked) for group in groups]
     assert next(answers, None) is None, "the last is told of when another one is asked for"
     return pictures
 
