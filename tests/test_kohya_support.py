@@ -423,3 +423,25 @@ def test_captions_that_clip_does_not_see_whole_are_told(model: str, told: bool) 
     train = tuple(replace(picture, caption="red " * 90) for picture in facts.dataset.train)
     warnings = list(kohya_warnings(sized(settings), replace(facts, dataset=replace(facts.dataset, train=train))))
     assert any("train.caption_tokens=150 reads more" in text for text in warnings) == told
+
+
+@pytest.mark.parametrize(
+    ("mode", "model", "words", "key"),
+    [
+        ("finetune", "sd15", ("data.reg_dir=/reg",), "data.reg_dir"),
+        ("finetune", "sd15", ("data.masks_dir=/masks",), "data.masks_dir"),
+        ("lora", "sdxl", ("data.reg_dir=/reg", "data.masks_dir=/masks"), "data.masks_dir"),
+        ("finetune", "sdxl", ("data.reg_dir=/reg", "train.prior_loss_weight=0.5"), "train.prior_loss_weight"),
+        ("finetune", "sdxl", ("data.reg_dir=/reg",), None),
+        ("lora", "sdxl", ("data.reg_dir=/reg", "train.prior_loss_weight=0.5"), None),
+        ("lora", "sdxl", ("data.masks_dir=/masks",), None),
+        ("lora", "sdxl", ("data.reg_dir=/reg", "data.alpha_masks=true"), None),
+        ("finetune", "sdxl", ("data.alpha_masks=true",), None),
+    ],
+)
+def test_what_a_script_can_not_take_from_folders_is_told(
+    mode: str, model: str, words: tuple[str, ...], key: str | None
+) -> None:
+    settings = composed(model, mode, *words)
+    found = [each.key for each in kohya_problems(sized(settings), facts_of(settings))]
+    assert found == ([] if key is None else [key])

@@ -7,7 +7,7 @@ import random
 import re
 import typing
 from collections.abc import Iterator
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from enum import Enum
 from functools import cache
 from itertools import product
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from pipeline.checks.limits import LIMITS
 from pipeline.mistakes import _schema
-from pipeline.settings import PROJECT, Settings, from_config
+from pipeline.settings import PROJECT, Concept, Settings, from_config
 from tests import given
 
 CONF = PROJECT / "conf"
@@ -190,11 +190,15 @@ def another(key: str, value: object) -> object:
         return kind(next(each for each in (limit.typical, limit.low, limit.low + 1) if each != value))
     if kind == list[int]:
         return [7]
+    if kind == list[Concept]:
+        return [asdict(Concept("typed"))]
     return ["typed"] if typing.get_origin(kind) is list else "typed"
 
 
 def as_typed(value: object) -> str:
     """On the command line."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[{dir:typed}]"
     return (
         {True: "true", False: "false"}[value]
         if isinstance(value, bool)

@@ -289,8 +289,8 @@ def test_show_as_json_has_every_setting_and_its_source(make: Make, tmp_path: Pat
 
 
 def test_credentials_of_a_command_are_not_told(make: Make) -> None:
-    command = "python run.py tracking.uri=http://me:word@host ++optimizer.args.api_key=word"
-    assert "word" not in telling.run_json(replace(reading.read_run(make("a")), command=command))
+    command = "python run.py tracking.uri=http://me:pw-1of7@host ++optimizer.args.api_key=pw-1of7"
+    assert "pw-1of7" not in telling.run_json(replace(reading.read_run(make("a")), command=command))
 
 
 # ------------------------------------------------------------------------------------------------------------ compare

@@ -16,6 +16,8 @@ ADAPTERS = frozenset(script for script in NOISE | FLOW if script.endswith("train
 CHECKPOINTS = (NOISE | FLOW) - ADAPTERS
 FINE_TUNE = frozenset({"fine_tune.py"})
 """It takes no folders of pictures, and masks no loss (ConfigSanitizer(False, True, False, True))."""
+WEIGHS_REG = ADAPTERS | {"train_db.py"}
+"""They have --prior_loss_weight; the others take regularisation pictures, and weigh them like all."""
 SD_CHECKPOINTS = SD & CHECKPOINTS
 SWAPPING = FLOW - {"lumina_train.py"}
 """They swap blocks; lumina_train.py has the argument, and never looks at it."""

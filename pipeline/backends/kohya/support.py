@@ -19,7 +19,7 @@ from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycor
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
 from pipeline.backends.kohya.network import LYCORIS, network_part, network_problems
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
-from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA, NOISE
+from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA, NOISE, WEIGHS_REG
 from pipeline.backends.kohya.tokenizers import is_slow_tokenizer
 from pipeline.backends.kohya.train_file import (
     CACHES_TEXT,
@@ -429,6 +429,10 @@ def _folders_only(script: Script) -> Iterator[Problem]:
         reason = "sd-scripts takes masks of a folder only where there are no regularisation pictures"
         fix = "data.alpha_masks=true, with the masks as transparency; or backend=native"
         yield Problem("data.masks_dir", data.masks_dir, reason, fix)
+    weight = script.settings.train.prior_loss_weight
+    if data.reg_dir is not None and weight != 1 and script.name not in WEIGHS_REG:
+        reason = f"{script.name} weighs regularisation pictures like all others"
+        yield Problem("train.prior_loss_weight", weight, reason, "train.prior_loss_weight=1, or backend=native")
 
 
 def _listed(pictures: list[Picture]) -> str:

@@ -15,7 +15,7 @@ from pipeline.backends.kohya.manifest import load
 from pipeline.backends.kohya.network import NetworkPart, network_part
 from pipeline.backends.kohya.scripts import ADAPTERS as LORA
 from pipeline.backends.kohya.scripts import CHECKPOINTS as FINETUNE
-from pipeline.backends.kohya.scripts import EVERY, FINE_TUNE, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING
+from pipeline.backends.kohya.scripts import EVERY, FINE_TUNE, FLOW, LUMINA, NOISE, SD, SD3, SWAPPING, WEIGHS_REG
 from pipeline.dataset.tokens import CAPTION_TOKENS
 from pipeline.records import Plan, Predicted
 from pipeline.settings import Scheduler, Settings, TimestepSampling, decided
@@ -178,7 +178,7 @@ TABLE: tuple[Row, ...] = (
         "train.prior_loss_weight",
         "prior_loss_weight",
         lambda c: float(c.settings.train.prior_loss_weight) if c.settings.data.reg_dir else None,
-        EVERY - FINE_TUNE,
+        WEIGHS_REG,
     ),
     Row("data.masks_dir", "masked_loss", _masked_loss, EVERY - FINE_TUNE),
     Row("memory.blocks_to_swap", "blocks_to_swap", lambda c: c.settings.memory.blocks_to_swap or None, SWAPPING),

@@ -53,6 +53,7 @@ from pipeline.features.room import make_room
 from pipeline.features.shelf import Shelf
 from pipeline.journal import Journal
 from pipeline.sample_grid import write_grid
+from pipeline.wording import counted
 
 HELDOUT_TIMESTEPS = 10
 """Timesteps at which each held-out picture is judged."""
@@ -412,7 +413,7 @@ def _sample(training: Training, step: int) -> list[dict[str, Any]]:
     if not job.sample.prompts or not training.processes.first:
         training.processes.wait()
         return []
-    training.tell("phase", text=f"drawing {len(job.sample.prompts)} samples")
+    training.tell("phase", text=f"drawing {counted(len(job.sample.prompts), 'sample')}")
     training.trained.modules.eval()
     clear_timesteps()
     with as_meant(training.optimizer):
