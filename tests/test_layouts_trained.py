@@ -153,13 +153,17 @@ def test_no_place_of_an_epoch_is_left_out() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_masks_and_regularisation_ends_with_the_same_bytes(plan_for: PlanFor, tmp_path: Path) -> None:
-    pictures(tmp_path / "in" / "3_cat", "a", "b")
-    pictures(tmp_path / "reg", "x")
+def test_a_killed_run_with_all_that_is_drawn_ends_with_the_same_bytes(plan_for: PlanFor, tmp_path: Path) -> None:
+    """Repeats, regularisation, masks, several sizes, mirror images, lines and alternatives of captions."""
     for name in "ab":
+        given.picture(tmp_path / "in" / "3_cat" / f"{name}.png", "{one|two} red {cats|dogs}\na star", size=(64, 64))
         mask(tmp_path / "masks" / f"{name}.png", 255, 60)
+    pictures(tmp_path / "reg", "x")
     given_data = {"reg_dir": str(tmp_path / "reg"), "masks_dir": str(tmp_path / "masks")}
-    asked = ("train.checkpoint_every_steps=3", "train.prior_loss_weight=0.7")
+    asked = (
+        *("train.checkpoint_every_steps=3", "train.prior_loss_weight=0.7", "data.wildcards=true", "train.flip=true"),
+        *("train.resolution_px=32", "train.more_resolutions_px=[64]", "train.caption_tokens=150"),
+    )
     whole = finish(rendered(plan_for, tmp_path, "whole", *asked, steps=12, **given_data))
     job = rendered(plan_for, tmp_path, "killed", *asked, steps=12, **given_data)
     process = start(job)

@@ -47,40 +47,6 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(plan_for: PlanFor, 
     assert {"text": "going on from step 10"} in events(job.run_dir, "phase")
 
 
-def test_a_run_with_captions_that_are_drawn_goes_on_to_the_same_bytes(plan_for: PlanFor, tmp_path: Path) -> None:
-    drawn = ("data.wildcards=true", "train.caption_tokens=150", "train.checkpoint_every_steps=4")
-
-    def job(name: str, caption: str = "{one|two} red {circle|square}\na star") -> Job:
-        plan = plan_for(*drawn, steps=9)
-        pictures = tuple(replace(picture, caption=caption) for picture in plan.dataset.train)
-        (tmp_path / name).mkdir()
-        return render(replace(plan, dataset=replace(plan.dataset, train=pictures)), tmp_path / name)
-
-    whole, killed = finish(job("whole")), job("killed")
-    process = start(killed)
-    wait_for_step(killed.run_dir, 6)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert finish(killed).read_bytes() == whole.read_bytes()
-    assert {"text": "going on from step 4"} in events(killed.run_dir, "phase")
-    assert finish(job("first", "one red circle")).read_bytes() != whole.read_bytes()
-
-
-def test_several_resolutions_and_flips_are_the_same_after_a_kill(plan_for: PlanFor, tmp_path: Path) -> None:
-    several = (*STEADY, "train.more_resolutions_px=[32,48]", "train.flip=true", "train.batch_size=4")
-    whole = finish(new_job(plan_for, tmp_path / "whole", *several, steps=16))
-    job = new_job(plan_for, tmp_path / "killed", *several, steps=16)
-    process = start(job)
-    wait_for_step(job.run_dir, 8)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert finish(job).read_bytes() == whole.read_bytes()
-    assert {"text": "going on from step 5"} in events(job.run_dir, "phase")
-    upright = new_job(plan_for, tmp_path / "upright", *several, "train.flip=false", steps=16)
-    mirrored, weights = load_file(whole), load_file(finish(upright))
-    assert any(not weights[key].equal(mirrored[key]) for key in weights)
-
-
 def test_a_term_signal_saves_a_checkpoint_and_the_run_goes_on_from_it(plan_for: PlanFor, tmp_path: Path) -> None:
     job = new_job(plan_for, tmp_path / "stopped", *STEADY, "train.checkpoint_every_steps=1000", steps=60)
     process = start(job)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -84,11 +85,17 @@ def scan(
         return None, tuple(found.problems)
     return _dataset(
         found,
-        tuple(replace(each, caption=static_text(each.caption, data, tags_change=tags_change)) for each in train),
-        tuple(replace(each, caption=_judged_by(each.caption, data, tags_change)) for each in heldout),
-        tuple(replace(each, caption=_of_the_class(each.caption, data)) for each in regularisation),
+        _captioned(train, partial(static_text, data=data, tags_change=tags_change)),
+        _captioned(heldout, partial(_judged_by, data=data, tags_change=tags_change)),
+        _captioned(regularisation, partial(_of_the_class, data=data)),
         [group.folder.path for group in (*groups, *aside, *reg)],
     )
+
+
+def _captioned(pictures: Sequence[Picture], made: Callable[[str], str]) -> tuple[Picture, ...]:
+    """With the text that is made of their captions; a hundred thousand that stay the same are not copied."""
+    texts = ((picture, made(picture.caption)) for picture in pictures)
+    return tuple(picture if text == picture.caption else replace(picture, caption=text) for picture, text in texts)
 
 
 def _judged_by(caption: str, data: Data, tags_change: bool) -> str:
