@@ -295,7 +295,7 @@ def _picture(path: Path, look: Look | Flawed, folder: Folder, captions: Captions
         path,
         look,
         caption_extension=folder.caption_extension,
-        listed=captions.rows.get(str(path)),
+        listed=captions.rows.get(str(path)) if captions.rows else None,
         otherwise=folder.caption,
     )
     return replace(found, repeats=folder.repeats) if isinstance(found, Picture) and folder.repeats != 1 else found
