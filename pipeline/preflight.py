@@ -19,7 +19,7 @@ from pipeline.settings import KohyaBackend, Settings, decided
 from pipeline.wording import counted
 
 PAGE_NAME = "dataset.html"
-PAGE_FORMAT = 2
+PAGE_FORMAT = 3
 SHOWN = 8
 """Buckets that have a line each."""
 

@@ -38,6 +38,12 @@ def test_what_is_kept_lies_inside_of_the_picture(width: int, height: int, side_w
     assert (left, right) == (0, width) or (top, bottom) == (0, height)
 
 
+def test_what_is_transparent_is_white_as_it_is_trained_on(tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 64), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    sheet = contact_sheet([(Picture(tmp_path / "a.png", "", 64, 64, "x"), (64, 64))])
+    assert sheet.getpixel((MARGIN_PX + CELL_PX // 2, MARGIN_PX + CELL_PX // 2)) == (255, 255, 255)
+
+
 def test_a_picture_that_is_gone_is_an_empty_cell(tmp_path: Path) -> None:
     there = flat(tmp_path / "a.png", (64, 64), colour="red")
     sheet = contact_sheet([(replace(there, path=tmp_path / "gone.png"), (64, 64)), (there, (64, 64))])

@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.dataset.buckets import Side
+from pipeline.dataset.formats import DAMAGED, formats
+from pipeline.dataset.pixels import in_srgb, load, orientation_of, upright
 from pipeline.records import Picture
 
 CELL_PX = 200
@@ -59,11 +61,13 @@ def kept_box(size: Side, side: Side) -> tuple[int, int, int, int]:
 
 
 def _small(path: Path) -> Image.Image | None:
+    """In the colours that are trained on."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=formats()) as opened:
             opened.draft("RGB", (CELL_PX * 2, CELL_PX * 2))  # of a JPEG only as much is decoded as is shown
-            turned = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            load(opened)
+            turned = upright(in_srgb(opened), orientation_of(opened))
+    except DAMAGED:
         return None
     turned.thumbnail((CELL_PX, CELL_PX))
     return ImageOps.scale(turned, max(1, CELL_PX // max(turned.size)), Image.Resampling.NEAREST)
