@@ -35,7 +35,10 @@ class _Absent:
 ABSENT = _Absent()
 
 
-MEASURED_WITH = ("data.dir", "data.heldout_dir", "data.heldout_fraction", "model.", "train.resolution_px")
+MEASURED_WITH = (
+    *("data.dir", "data.heldout_dir", "data.heldout_fraction", "data.concepts", "data.masks_dir", "data.alpha_masks"),
+    *("model.", "train.resolution_px"),
+)
 """Settings of what a held-out loss is measured with: where they differ, losses can't be compared."""
 
 
