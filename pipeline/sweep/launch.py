@@ -158,17 +158,17 @@ def _machines(loader: Any, config: Any, trials: Sequence[Sequence[str]]) -> dict
     return machines if own is None else {"native": own}
 
 
-def _starter(machines: Mapping[str, Machine], source: Source) -> Starter:
+def _starter(machines: Mapping[str, Machine], source: Source, *, tracked: bool) -> Starter:
     """Only our own trainer on a CPU can be a fork."""
     machine = machines.get("native")
     if len(machines) > 1 or machine is None or machine.platform != "cpu" or source.total < 2:
         return Fresh()
-    return Warm({each.name: each.value for each in machine.variables})
+    return Warm({each.name: each.value for each in machine.variables}, tracked=tracked)
 
 
 def _run(asked: Asked, place: Place, source: Source, machines: Mapping[str, Machine]) -> None:
     slots, note = slots_for(machines, asked.at_once)
-    starter = _starter(machines, source)
+    starter = _starter(machines, source, tracked=asked.tracked)
     shared = shared_overrides(place.dir)
     place.note(asked.command, complete=False)
     with open_board(source.total, shared) as board:

@@ -27,6 +27,8 @@ from pipeline.sweep.slots import Slot
 
 RUN = str(PROJECT / "run.py")
 PRELOADED = "pipeline.sweep.preloaded"
+TRACKING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
+"""More than a second to import, of which each trial's training would lose its part."""
 TRIAL = "LORA_EASY_TRIAL"
 """Set in the environment of trials: how run.py knows that it is one."""
 
@@ -66,11 +68,11 @@ class Fresh:
 class Warm:
     """Forks of a process that has imported what trials need."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        """`env` is what libraries are to find when they are imported."""
+    def __init__(self, env: Mapping[str, str], *, tracked: bool) -> None:
+        """`env` is what libraries are to find when they are imported; `tracked`: trials are recorded in MLflow."""
         os.environ.update(env)
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload([PRELOADED])
+        self._context.set_forkserver_preload([PRELOADED, *(TRACKING if tracked else ())])
         with _found_here():
             forkserver.ensure_running()
 
