@@ -10,6 +10,7 @@ from lycoris import LycorisNetwork
 from lycoris.modules import tlora
 from torch import Tensor, nn
 
+from pipeline.backends.native.heap import little_to_collect
 from pipeline.backends.native.job import NetworkPart
 
 # The layers that Kohya's sd-scripts adapts: attention always, the convolutional blocks where they have a rank.
@@ -76,18 +77,19 @@ def _adapt(module: nn.Module, network: NetworkPart, *, prefix: str, blocks: list
             "exclude_name": [],
         }
     )
-    adapter = LycorisNetwork(
-        module,
-        multiplier=1.0,
-        lora_dim=network.rank,
-        alpha=network.alpha,
-        conv_lora_dim=network.conv_rank,
-        conv_alpha=network.conv_alpha,
-        dropout=network.dropout,
-        network_module=algorithm,
-        warn_on_unmatched=False,
-        **{**told, **network.args},
-    )
+    with little_to_collect():
+        adapter = LycorisNetwork(
+            module,
+            multiplier=1.0,
+            lora_dim=network.rank,
+            alpha=network.alpha,
+            conv_lora_dim=network.conv_rank,
+            conv_alpha=network.conv_alpha,
+            dropout=network.dropout,
+            network_module=algorithm,
+            warn_on_unmatched=False,
+            **{**told, **network.args},
+        )
     adapter.apply_to()
     adapter.requires_grad_(True)
     return adapter
