@@ -23,7 +23,7 @@ from pipeline.journal import read_journal
 from pipeline.records import Job
 from pipeline.render import render
 from pipeline.settings import PROJECT
-from pipeline.sweep.process import PRELOADED
+from pipeline.sweep.process import PRELOADED, stand_alone
 from tests.conftest import PlanFor
 
 TRAINER = [sys.executable, "-m", "pipeline.backends.native"]
@@ -77,13 +77,7 @@ def _forks() -> Any:
 
 def _train(argv: Sequence[str], env: Mapping[str, str], cwd: str, log: str) -> None:
     """In the forked process, which has no other threads yet."""
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (open(file, "w", buffering=1, closefd=False) for file in (1, 2))  # noqa: SIM115
-    os.environ.clear()
-    os.environ.update(env)
+    stand_alone(env, log)
     os.chdir(cwd)
     sys.argv = list(argv)
     runpy.run_module("pipeline.backends.native", run_name="__main__", alter_sys=True)

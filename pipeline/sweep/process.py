@@ -170,6 +170,17 @@ def _on_cores(cores: Sequence[int]) -> Iterator[None]:
 
 def _trial(argv: Sequence[str], env: Mapping[str, str], cores: Sequence[int], log: str) -> None:
     """In the forked process, which has no other threads yet."""
+    stand_alone(env, log)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    standby.fork()
+    sys.argv = [RUN, *argv]
+    runpy.run_path(RUN, run_name="__main__")
+
+
+def stand_alone(env: Mapping[str, str], log: str) -> None:
+    """Makes a fork what a command would be that is started with this environment, in a session of its own, and prints
+    into `log`."""
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(output, 1)
@@ -177,8 +188,3 @@ def _trial(argv: Sequence[str], env: Mapping[str, str], cores: Sequence[int], lo
     sys.stdout, sys.stderr = (open(file, "w", buffering=1, closefd=False) for file in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(env)
-    if cores:
-        os.sched_setaffinity(0, cores)
-    standby.fork()
-    sys.argv = [RUN, *argv]
-    runpy.run_path(RUN, run_name="__main__")
