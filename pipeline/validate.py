@@ -31,6 +31,7 @@ from pipeline.checks.rates import comparable_rate, rate_warnings
 from pipeline.checks.recipes import recipe_warnings
 from pipeline.checks.resolutions import resolution_problems, resolution_warnings
 from pipeline.dataset.captions import kept_tags
+from pipeline.dataset.epoch import samples_per_epoch
 from pipeline.dataset.flaws import count, listed
 from pipeline.dataset.prompts import choose_prompts
 from pipeline.errors import InvalidSettings, Problem
@@ -49,6 +50,7 @@ from pipeline.optimizer.trial import Bench
 from pipeline.profiles.catalog import kin_choice
 from pipeline.records import Checkpoint, Choice, Dataset, Facts, Plan
 from pipeline.settings import PlatformName, Prediction, RateMeaning, Settings, Until, decided
+from pipeline.wording import counted
 
 Check = Callable[[Settings, Facts], Iterator[Problem]]
 
@@ -502,10 +504,10 @@ def _warnings(settings: Settings, checkpoint: Checkpoint, dataset: Dataset) -> I
 
 
 def _batch_warnings(settings: Settings, dataset: Dataset) -> Iterator[str]:
-    train, pictures = settings.train, len(dataset.train)
+    train, shown = settings.train, samples_per_epoch(dataset, settings.train)
     size, meant = decided(train.batch_size), train.effective_batch_size
-    if size > pictures:
-        yield f"train.batch_size={size} is more than the {pictures} pictures: batches repeat them"
+    if size > shown:
+        yield f"train.batch_size={size} is more than the {counted(shown, 'picture')} of an epoch: batches repeat them"
     real = batch_of(settings)
     if real != meant:
         told = f"{real} pictures make an update, not train.effective_batch_size={meant}"

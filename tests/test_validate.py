@@ -603,7 +603,10 @@ def test_no_heldout_pictures_are_warned_of() -> None:
 
 
 def test_a_batch_larger_than_the_dataset_is_warned_of() -> None:
-    assert "train.batch_size=8 is more than the 5 pictures" in warned(given.settings(), given.dataset(5, 1))
+    few = given.dataset(5, 1)
+    assert "train.batch_size=8 is more than the 5 pictures of an epoch" in warned(given.settings(), few)
+    twice = replace(few, train=tuple(replace(picture, repeats=2) for picture in few.train))
+    assert "of an epoch" not in warned(given.settings(), twice)
 
 
 def test_one_caption_for_nearly_all_is_warned_of() -> None:
