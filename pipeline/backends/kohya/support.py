@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.backends.kohya.arguments import Parser, check_value, unknown_reason
 from pipeline.backends.kohya.asked import Asked
-from pipeline.backends.kohya.cache_keeping import cache_part, stale_of
-from pipeline.backends.kohya.caches import cache_problems
 from pipeline.backends.kohya.checkout import has_module, pin_differences
-from pipeline.backends.kohya.dataset_file import as_written, takes_links
 from pipeline.backends.kohya.epochs import epochs_between_measures, measures_heldout, updates_per_epoch
 from pipeline.backends.kohya.lycoris_arguments import lycoris_folder, read_lycoris
 from pipeline.backends.kohya.manifest import differences, load, network_arguments_for, parser_for
 from pipeline.backends.kohya.network import LYCORIS, network_part, network_problems
+from pipeline.backends.kohya.pictures import folders_only, stale_of_pictures, turned_pictures
 from pipeline.backends.kohya.rules import rule_problems, rule_warnings
-from pipeline.backends.kohya.scripts import FINE_TUNE, LUMINA, NOISE, WEIGHS_REG
+from pipeline.backends.kohya.scripts import LUMINA, NOISE
 from pipeline.backends.kohya.tokenizers import is_slow_tokenizer
 from pipeline.backends.kohya.train_file import (
     CACHES_TEXT,
@@ -52,11 +49,9 @@ from pipeline.length import asked_warmup
 from pipeline.machine.precision import choose_precision
 from pipeline.optimizer.catalog import asked_for
 from pipeline.optimizer.choose import steps_down
-from pipeline.records import Checkout, Checkpoint, Choice, Facts, Picture, Plan
+from pipeline.records import Checkout, Checkpoint, Choice, Facts, Plan
 from pipeline.settings import KohyaCache, Prediction, Resume, Settings
 
-NAMED = 3
-"""How many files a message names before it counts the rest."""
 SCHEDULE_STEPS = 1000
 """Stands for the number of steps where that is not known yet: no rule looks at more than whether there is a warm-up."""
 PLACES = Places(Path("dataset.toml"), Path("weights"), Path("logs"), Path("prompts.json"), tokenizers=None)
@@ -405,70 +400,6 @@ def _buckets(script: Script) -> Iterator[Problem]:
         )
 
 
-def _pictures(script: Script) -> Iterator[Problem]:
-    dataset = script.facts.dataset
-    pictures = (*dataset.train, *dataset.heldout, *dataset.regularisation) if dataset else ()
-    turned = [each for each in pictures if each.orientation != 1]
-    if turned:
-        many = "1 picture is" if len(turned) == 1 else f"{len(turned)} pictures are"
-        reason = f"{many} stored turned (EXIF), and sd-scripts would train on them as stored: {_listed(turned)}"
-        fix = "save them upright (exiftran -ai FILE, mogrify -auto-orient FILE), or backend=native"
-        yield Problem("data.dir", script.settings.data.dir, reason, fix)
-
-
-def _folders_only(script: Script) -> Iterator[Problem]:
-    """What sd-scripts takes from folders of pictures, each script in its own way."""
-    data = script.settings.data
-    asked = [(name, value) for name in ("reg_dir", "masks_dir") if (value := getattr(data, name)) is not None]
-    if script.name in FINE_TUNE:
-        for name, value in asked:
-            yield Problem(
-                f"data.{name}", value, f"{script.name} has no use for it", f"backend=native, or no data.{name}"
-            )
-    elif len(asked) > 1:
-        reason = "sd-scripts takes masks of a folder only where there are no regularisation pictures"
-        fix = "data.alpha_masks=true, with the masks as transparency; or backend=native"
-        yield Problem("data.masks_dir", data.masks_dir, reason, fix)
-    weight = script.settings.train.prior_loss_weight
-    if data.reg_dir is not None and weight != 1 and script.name not in WEIGHS_REG:
-        reason = f"{script.name} weighs regularisation pictures like all others"
-        yield Problem("train.prior_loss_weight", weight, reason, "train.prior_loss_weight=1, or backend=native")
-
-
-def _listed(pictures: list[Picture]) -> str:
-    more = f" ... and {len(pictures) - NAMED} more" if len(pictures) > NAMED else ""
-    return ", ".join(str(each.path) for each in pictures[:NAMED]) + more
-
-
-def _stale_caches(script: Script) -> Iterator[Problem]:
-    settings, facts = script.settings, script.facts
-    if facts.dataset is None or facts.checkpoint is None or takes_links(facts.dataset):
-        return
-    latents, text = chosen_caches(settings, script.parser)
-    if "disk" in (latents, text):
-        yield from _shared_names(script, facts.dataset.train)
-    part = cache_part(settings, facts.checkpoint, script.name, script.context().precision, latents=latents, text=text)
-    if part is not None:
-        yield from cache_problems(
-            stale_of(part, [_as_read(each, settings) for each in facts.dataset.train]), clearing=part.clears
-        )
-
-
-def _shared_names(script: Script, pictures: Sequence[Picture]) -> Iterator[Problem]:
-    """A cache has its picture's name without the ending: the second of two would be trained as the first."""
-    stems = Counter(picture.path.with_suffix("") for picture in pictures)
-    twice = [picture for picture in pictures if stems[picture.path.with_suffix("")] > 1]
-    if twice:
-        reason = f"pictures whose names differ in the ending only share one cache on the disk: {_listed(twice)}"
-        yield Problem("data.dir", script.settings.data.dir, reason, "other names, or caches in memory")
-
-
-def _as_read(picture: Picture, settings: Settings) -> Picture:
-    """With the caption that the script will find."""
-    caption = as_written(picture.caption, wildcards=settings.data.wildcards)
-    return Picture(picture.path, caption, picture.width_px, picture.height_px, picture.digest)
-
-
 def _optimizer(script: Script) -> Iterator[Problem]:
     """Looked for in the environment that trains; not where none is named, and not where another one may take its place:
     there the trial says that it is missing."""
@@ -523,9 +454,9 @@ CHECKS: tuple[Callable[[Script], Iterator[Problem]], ...] = (
     _negative_prompt,
     _sample_seed,
     _buckets,
-    _pictures,
-    _folders_only,
-    _stale_caches,
+    turned_pictures,
+    folders_only,
+    stale_of_pictures,
     _optimizer,
     _processes,
     _machines,
