@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from pipeline.dataset.epoch import datasets_at
 from pipeline.execute import execute
 from pipeline.journal import read_journal
 from pipeline.length import batch_of
@@ -89,10 +90,12 @@ def measure(plan: Plan, run_dir: Path, show: Callable[[Event], None]) -> Measure
 
 def shortened(plan: Plan) -> Plan:
     """The first steps of it, with the looks before and after them, on as many pictures as they need."""
-    steps = min(STEPS, plan.steps)
-    never = replace(plan.settings.train, checkpoint_every_steps=plan.steps + steps, heldout_every_steps=0)
-    settings = replace(plan.settings, train=never, sample=replace(plan.settings.sample, every_steps=0))
-    return replace(plan, settings=settings, steps=steps, dataset=_first(plan.dataset, steps * batch_of(plan.settings)))
+    steps, train = min(STEPS, plan.steps), plan.settings.train
+    dataset = _first(plan.dataset, steps * batch_of(plan.settings))
+    at = [px for px, each in datasets_at(dataset, train).items() if each.train and px != train.resolution_px]
+    train = replace(train, more_resolutions_px=at, checkpoint_every_steps=plan.steps + steps, heldout_every_steps=0)
+    settings = replace(plan.settings, train=train, sample=replace(plan.settings.sample, every_steps=0))
+    return replace(plan, settings=settings, steps=steps, dataset=dataset)
 
 
 def _first(dataset: Dataset, pictures: int) -> Dataset:

@@ -244,7 +244,33 @@ def test_a_named_metadata_file_is_read_from_its_own_place(tmp_path: Path) -> Non
     assert (told.key, "No such file" in told.reason) == ("data.metadata", True)
 
 
+def test_a_metadata_file_that_is_nested_without_end_is_told(tmp_path: Path) -> None:
+    given.picture(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text("[" * 200_000)
+    _, problems = scan(given.data(tmp_path), threads=1)
+    assert [each.key for each in problems] == ["data.metadata"]
+
+
+def test_a_named_metadata_file_that_can_not_be_read_is_told_once(tmp_path: Path) -> None:
+    for name in ("in", "aside", "reg"):
+        given.picture(tmp_path / name / "a.png", seed=name)
+    folders = {"heldout_dir": str(tmp_path / "aside"), "reg_dir": str(tmp_path / "reg")}
+    _, problems = scan(given.data(tmp_path / "in", metadata=str(tmp_path / "gone.csv"), **folders), threads=1)
+    assert [each.key for each in problems] == ["data.metadata"]
+
+
 # -------------------------------------------------------------------------------------------------- regularisation
+
+
+def test_regularisation_pictures_may_lie_otherwise_than_the_others(tmp_path: Path) -> None:
+    given.picture(tmp_path / "in" / "2_cat" / "a.png")
+    given.picture(tmp_path / "reg" / "x.png")
+    dataset = scanned(tmp_path / "in", layout=Layout.kohya, reg_dir=str(tmp_path / "reg"))
+    assert [picture.repeats for picture in (*dataset.train, *dataset.regularisation)] == [2, 1]
+    given.picture(tmp_path / "reg2" / "3_cat" / "x.png")
+    dataset = scanned(tmp_path / "in", layout=Layout.kohya, reg_dir=str(tmp_path / "reg2"))
+    assert dataset.regularisation[0].repeats == 3
+    assert any(warning.startswith("data.reg_dir is laid out as Kohya's") for warning in dataset.warnings)
 
 
 def test_regularisation_pictures_stand_apart(tmp_path: Path) -> None:
@@ -297,6 +323,14 @@ def test_a_picture_without_a_mask_is_told_or_left_out(tmp_path: Path) -> None:
     assert "2 pictures without a mask" in told.reason
     assert "another shape: 4 x 6, the picture 6 x 4" in told.reason
     assert list(shown(scanned(tmp_path / "in", masks_dir=masks_dir, on_bad=OnBad.skip))) == ["a.png"]
+
+
+def test_masks_among_the_pictures_are_told(tmp_path: Path) -> None:
+    """With one caption for all they would be trained on."""
+    given.picture(tmp_path / "a.png", None)
+    given.picture(tmp_path / "masks" / "a.png", None, seed="mask")
+    told = problem(tmp_path, masks_dir=str(tmp_path / "masks"), caption="a cat")
+    assert (told.key, "lie among those to train on" in told.reason) == ("data.masks_dir", True)
 
 
 def test_a_mask_of_one_colour_is_told(tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ def test_a_short_run_has_the_pictures_that_it_needs(plan_for: PlanFor) -> None:
     assert shortened(replace(plan, steps=3)).steps == 3
 
 
+def test_a_size_that_none_of_its_pictures_is_large_enough_for_is_left_out(plan_for: PlanFor) -> None:
+    plan = plan_for("train.batch_size=1", "train.accumulation_steps=1", "train.more_resolutions_px=[48,96]", steps=500)
+    large = replace(plan.dataset.train[-1], width_px=96, height_px=96)
+    plan = replace(plan, dataset=replace(plan.dataset, train=(*plan.dataset.train[:-1], large)))
+    assert shortened(plan).settings.train.more_resolutions_px == [48]
+
+
 def problems(**values: object) -> list[Problem]:
     settings = given.settings(preflight__measure=True, **values)
     return [each for check in CHECKS for each in check(settings, given.facts()) if each.key == "preflight.measure"]

@@ -96,7 +96,7 @@ def by_kohyas_names(group: Group, layout: Layout) -> tuple[list[Group], list[Pro
     if layout is Layout.folder or (layout is Layout.auto and not parted):
         return [group], [], []
     if parted and not others:
-        return parted, list(_never_shown(parted)), [_told(parted)]
+        return parted, list(_never_shown(parted)), [_told(group.folder.key, parted)]
     if layout is Layout.auto:
         told = f"some folders of {group.folder.path} are named like 10_cat, as Kohya's, and not all pictures lie in"
         return [group], [], [f"{told} one: their numbers have no effect. data.layout=kohya says what is missing"]
@@ -142,11 +142,11 @@ def _never_shown(parted: Sequence[Group]) -> Iterator[Problem]:
             yield Problem(group.folder.key, group.folder.value, reason, "rename it: 1_name, or move it elsewhere")
 
 
-def _told(parted: Sequence[Group]) -> str:
+def _told(key: str, parted: Sequence[Group]) -> str:
     shown = ", ".join(f"{group.folder.path.name} ({len(group.files.paths)})" for group in parted[:5])
     more = f" and {len(parted) - 5} more" if len(parted) > 5 else ""
     return (
-        f"data.dir is laid out as Kohya's: {shown}{more}. The numbers say how often an epoch shows each picture;"
+        f"{key} is laid out as Kohya's: {shown}{more}. The numbers say how often an epoch shows each picture;"
         " data.layout=folder shows each once"
     )
 

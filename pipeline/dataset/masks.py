@@ -53,7 +53,7 @@ def read_masks(data: Data, kept: Kept, *, threads: int, progress: Progress) -> t
         return None, []
     fix = "data.masks_dir=FOLDER, one with masks"
     folder = Path(os.path.expanduser(data.masks_dir)).absolute()  # noqa: PTH111 - ~nobody stays as it is
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - also where it may not be looked into
         return None, [Problem("data.masks_dir", data.masks_dir, "there is no such folder", fix)]
     files = find(folder)
     if not files.paths:
@@ -77,6 +77,14 @@ def mask_problems(data: Data, train: Sequence[Picture]) -> Iterator[Problem]:
     elif data.alpha_masks and train and not any(picture.mask_path for picture in train):
         reason = "no picture has any transparency, so this would have no effect"
         yield Problem("data.alpha_masks", True, reason, "leave data.alpha_masks out, or save the pictures as RGBA")
+
+
+def masks_among(masks: Masks | None, data: Data, paths: Iterable[str]) -> Iterator[Problem]:
+    """Masks that lie where the pictures are looked for: with a caption for all they would be trained on."""
+    inside = [] if masks is None else [path for path in paths if path.startswith(f"{masks.folder}{os.sep}")]
+    if inside:
+        reason = f"{count(inside)} of it lie among those to train on: {listed(inside)}"
+        yield Problem("data.masks_dir", data.masks_dir, reason, "move the masks out of data.dir")
 
 
 def mask_remarks(data: Data, masks: Masks | None, train: Sequence[Picture]) -> Iterator[str]:

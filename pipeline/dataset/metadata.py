@@ -18,6 +18,8 @@ from pipeline.errors import Problem, UnreadableFile
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 AUTO, NONE = "auto", "none"
 """Of `data.metadata`; anything else is a path."""
+UNREADABLE = (ValueError, csv.Error, RecursionError, NotImplementedError, LookupError, TypeError)
+"""Of text that is none, of JSON (also nested without end) and of pyarrow."""
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 """The first of them that is there."""
@@ -61,8 +63,8 @@ def _read(path: Path, column: str | None) -> Iterator[tuple[str, str]]:
             yield os.path.normpath(path.parent / name), _text(row, _column(row, column, number), number)
     except OSError as error:
         raise UnreadableFile(f"can't be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError, JSONDecodeError and pyarrow's are ValueErrors
-        raise UnreadableFile(f"can't be read: {str(error).splitlines()[0]}") from error
+    except UNREADABLE as error:
+        raise UnreadableFile(f"can't be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
 
 
 def _column(row: Row, asked: str | None, number: int) -> str:

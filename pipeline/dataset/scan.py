@@ -28,13 +28,13 @@ from pipeline.dataset.folders import (
 )
 from pipeline.dataset.holdout import split_of_folders
 from pipeline.dataset.kept import Kept
-from pipeline.dataset.masks import Masks, mask_problems, mask_remarks, of_transparency, read_masks
+from pipeline.dataset.masks import Masks, mask_problems, mask_remarks, masks_among, of_transparency, read_masks
 from pipeline.dataset.metadata import AUTO, NONE, Captions, read_captions
 from pipeline.dataset.picture import Flawed, Look, captioned, is_utf8, named
 from pipeline.dataset.remarks import Seen, caption_remarks, remarks
 from pipeline.errors import Problem
 from pipeline.records import Dataset, Picture
-from pipeline.settings import Data, OnBad
+from pipeline.settings import Data, Layout, OnBad
 
 CAPTION_EXTENSION = re.compile(r"\.[^./\\\0][^/\\\0]*")
 
@@ -81,6 +81,8 @@ def scan(
     found.problems += _in_both("data.heldout_dir", data.heldout_dir, "held out", train, heldout if aside else ())
     found.problems += _in_both("data.reg_dir", data.reg_dir, "for regularisation", (*train, *heldout), regularisation)
     found.problems += mask_problems(data, train)
+    found.problems += masks_among(found.masks, data, (path for group in groups for path in group.files.paths))
+    found.problems = list(dict.fromkeys(found.problems))  # a file that is named is read for each of the folders
     if not train:
         return None, tuple(found.problems)
     return _dataset(
@@ -164,20 +166,23 @@ def _groups(found: _Scan) -> tuple[list[Group], list[Group], list[Group]]:
     concepts = concept_folders(data)
     found.problems += overlapping(concepts)
     folders = concepts or [main_folder(data)]
-    train = [group for folder in folders for group in _laid_out(folder, found, by_name=not concepts)]
+    layout = Layout.folder if concepts else data.layout
+    train = [group for folder in folders for group in _laid_out(folder, found, layout)]
     aside, reg = heldout_folder(data), reg_folder(data)
     return (
         train,
         [] if aside is None else [_group(aside, found)],
-        [] if reg is None else _laid_out(reg, found, by_name=True),
+        [] if reg is None else _laid_out(reg, found, _looser(data.layout)),
     )
 
 
-def _laid_out(folder: Folder, found: _Scan, *, by_name: bool) -> list[Group]:
-    group = _group(folder, found)
-    if not by_name:
-        return [group]
-    groups, problems, told = by_kohyas_names(group, found.data.layout)
+def _looser(layout: Layout) -> Layout:
+    """Of regularisation pictures: what is said of `data.dir` need not be true of them."""
+    return Layout.folder if layout is Layout.folder else Layout.auto
+
+
+def _laid_out(folder: Folder, found: _Scan, layout: Layout) -> list[Group]:
+    groups, problems, told = by_kohyas_names(_group(folder, found), layout)
     found.problems += problems
     found.warnings += told
     return groups
@@ -233,7 +238,7 @@ def _pictures(groups: Sequence[Group], found: _Scan, *, masked: bool = True) -> 
 
 def _captions(groups: Sequence[Group], found: _Scan) -> Captions:
     asked = found.data.metadata
-    if asked == NONE:
+    if asked == NONE or not groups:
         return Captions()
     files = [path for group in groups for path in group.files.metadata]
     captions, problems = read_captions(
