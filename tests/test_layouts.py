@@ -69,6 +69,15 @@ def test_layout_folder_shows_each_once(tmp_path: Path) -> None:
     assert (shown(dataset), dataset.warnings) == ({"a.png": (1, "a cat")}, ())
 
 
+def test_a_year_is_no_number_of_repeats(tmp_path: Path) -> None:
+    given.picture(tmp_path / "2024_summer" / "a.png")
+    given.picture(tmp_path / "2_cat" / "b.png")
+    dataset = scanned(tmp_path)
+    assert [picture.repeats for picture in dataset.train] == [1, 1]
+    assert "since 2024_summer can't mean so many repeats" in dataset.warnings[0]
+    assert "shown 2024 times" in problem(tmp_path, layout=Layout.kohya).reason
+
+
 def test_a_folder_that_shows_its_pictures_never_is_told(tmp_path: Path) -> None:
     given.picture(tmp_path / "0_cat" / "a.png")
     assert "shown 0 times" in problem(tmp_path).reason

@@ -17,6 +17,9 @@ from pipeline.settings import Data, Layout
 NAMED_AS_KOHYAS = re.compile(r"(\d+)_(.+)")
 """<repeats>_<class>, as the folders are called that sd-scripts takes without a dataset's file."""
 
+MOST_REPEATS = 1000
+"""That a folder's name can mean: 2024_summer has a year."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -95,8 +98,12 @@ def by_kohyas_names(group: Group, layout: Layout) -> tuple[list[Group], list[Pro
     parted, others = _parted(group)
     if layout is Layout.folder or (layout is Layout.auto and not parted):
         return [group], [], []
+    too_many = [each.folder.path.name for each in parted if each.folder.repeats > MOST_REPEATS]
+    if layout is Layout.auto and too_many:
+        told = f"the numbers that folders of {group.folder.path} begin with have no effect, since {too_many[0]} can't"
+        return [group], [], [f"{told} mean so many repeats"]
     if parted and not others:
-        return parted, list(_never_shown(parted)), [_told(group.folder.key, parted)]
+        return parted, list(_odd_repeats(parted)), [_told(group.folder.key, parted)]
     if layout is Layout.auto:
         told = f"some folders of {group.folder.path} are named like 10_cat, as Kohya's, and not all pictures lie in"
         return [group], [], [f"{told} one: their numbers have no effect. data.layout=kohya says what is missing"]
@@ -135,10 +142,10 @@ def _of_kohya(folder: Folder, name: str) -> Folder:
     )
 
 
-def _never_shown(parted: Sequence[Group]) -> Iterator[Problem]:
+def _odd_repeats(parted: Sequence[Group]) -> Iterator[Problem]:
     for group in parted:
-        if group.folder.repeats < 1:
-            reason = "says that its pictures are shown 0 times"
+        if not 1 <= group.folder.repeats <= MOST_REPEATS:
+            reason = f"says that its pictures are shown {group.folder.repeats} times, and at most {MOST_REPEATS} are"
             yield Problem(group.folder.key, group.folder.value, reason, "rename it: 1_name, or move it elsewhere")
 
 
